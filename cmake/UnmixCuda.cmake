@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The CUDA kernels compile wherever nvcc is, and are linked where torch has CUDA too. Sets UNMIX_NVCC (compile them) and
+# UNMIX_CUDA (use them). -DUNMIX_ENABLE_CUDA=OFF leaves them out.
+option(UNMIX_ENABLE_CUDA "Compile the CUDA kernels where nvcc is found" ON)
+set(UNMIX_NVCC OFF)
+set(UNMIX_CUDA OFF)
+if(UNMIX_ENABLE_CUDA)
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80 90) # A100, H100/H200; other cards compile from the newest at load time
+    endif()
+    enable_language(CUDA)
+    set(UNMIX_NVCC ON)
+  endif()
+endif()
+if(NOT UNMIX_ENABLE_CUDA)
+  set(UNMIX_CUDA_SUMMARY "left out: UNMIX_ENABLE_CUDA is off")
+elseif(NOT UNMIX_NVCC)
+  set(UNMIX_CUDA_SUMMARY "left out: no nvcc found")
+elseif(NOT UNMIX_TORCH_CUDA)
+  set(UNMIX_CUDA_SUMMARY "kernels compiled with nvcc ${CMAKE_CUDA_COMPILER_VERSION} but not linked: this torch has no CUDA")
+else()
+  set(UNMIX_CUDA ON)
+  set(UNMIX_CUDA_SUMMARY "nvcc ${CMAKE_CUDA_COMPILER_VERSION}, torch for CUDA ${UNMIX_TORCH_CUDA}")
+endif()

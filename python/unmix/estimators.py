@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is estimated from a mixture before it is separated: levels, and the start and phase of OFDM interference."""
+
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+import numpy as np
+import scipy.fft
+import scipy.optimize
+
+from .priors import Prior
+from .priors.cp_ofdm import active_carriers
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Amplitudes in a capture's units: samples = sum_k gains[k] x_k + noise, sources x_k of unit power.
+
+    gains: float64 [K], SOI first. noise_variance: of complex white noise.
+    """
+
+    gains: np.ndarray
+    noise_variance: float
+
+    @property
+    def sir_db(self) -> float:
+        """Signal-to-interference ratio: the SOI's power over that of all interference, dB."""
+        return float(-10 * np.log10(np.sum(self.gains[1:] ** 2) / self.gains[0] ** 2))
+
+
+def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior], sir_db: Optional[float] = None
+                    ) -> Levels:
+    """Fit a mixture's spectrum by a non-negative combination of the priors' spectra and white noise.
+
+    spectrum: power spectral density of the mixture, mean 1, FFT order [bins]. power: mean |sample|^2. sir_db: holds
+    the SIR (dB, SOI over all interference) when given; with several interferers their shares are still fitted.
+    Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals.
+    """
+    shapes = np.array([p.psd(len(spectrum)) for p in priors] + [np.ones(len(spectrum))])
+    measured = spectrum / spectrum.mean()
+    if sir_db is None:
+        # Relative errors of a Welch estimate are even: weight by the spectrum, from a second pass on by the fit.
+        weight = 1 / (measured + 1e-3)
+        for _ in range(4):
+            share, _ = scipy.optimize.nnls((shapes * weight).T, measured * weight)
+            weight = 1 / (share @ shapes + 1e-6 * share.max())
+        if np.any(share[:-1] <= 0):
+            names = ", ".join(p.name for p, s in zip(priors, share, strict=False) if s <= 0)
+            raise ValueError(f"the spectrum of the capture shows no {names}; give the SIR (--sir-db) or another prior")
+    else:
+        ratio = 10 ** (sir_db / 10)
+        if len(priors) > 2:
+            others, _ = scipy.optimize.nnls(shapes[1:-1].T, measured)
+            others = np.maximum(others, 1e-6) / np.maximum(others, 1e-6).sum()
+        else:
+            others = np.ones(1)
+        signal = ratio * shapes[0] + others @ shapes[1:-1]
+        weight = 1 / (measured + 1e-3)
+        for _ in range(4):
+            fit, _ = scipy.optimize.nnls((np.array([signal, shapes[-1]]) * weight).T, measured * weight)
+            weight = 1 / (fit[0] * signal + fit[1] + 1e-6 * fit.max())
+        share = np.concatenate([[fit[0] * ratio], fit[0] * others, [fit[1]]])
+    return Levels(np.sqrt(share[:-1] * power), float(share[-1] * power))
+
+
+def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[float, float]] = (),
+                         candidates: int = 8) -> np.ndarray:
+    """Start (samples) and phase (radians) of CP-OFDM in mixtures: float32 [W, 2], as CpOfdm's side information.
+
+    windows: complex64 [W, N]. module: a priors.cp_ofdm.CpOfdm. occupied: bands (cycles/sample) of other signals, which
+    are left out. The start maximises prefix correlation times the M-th power statistic of the carriers; the prefix
+    alone is blunt, the M-th power alone confuses starts. The phase is the argument of the M-th power. It is known up to
+    the constellation's symmetry, which the prior shares.
+    """
+    fft, cp, length = module.fft, module.cp, module.length
+    carriers = active_carriers(fft, module.active)
+    free = np.ones(len(carriers), dtype=bool)
+    frequency = np.fft.fftfreq(windows.shape[1])
+    notch = np.zeros(windows.shape[1], dtype=bool)
+    for low, high in occupied:
+        guard = 1.5 / fft
+        free &= (carriers / fft < low - guard) | (carriers / fft > high + guard)
+        notch |= (frequency > low * 1.15) & (frequency < high * 1.15)
+    if free.sum() < 4:  # the other signals cover everything: use all of it
+        free[:] = True
+        notch[:] = False
+    count = (windows.shape[1] - length + 1) // length
+    result = np.zeros((len(windows), 2), dtype=np.float32)
+    if count < 1:
+        return result
+    for begin in range(0, len(windows), 64):  # bounded memory
+        chunk = windows[begin:begin + 64].astype(np.complex64)
+        clean = chunk
+        if notch.any():
+            spectrum = scipy.fft.fft(chunk, axis=1)
+            spectrum[:, notch] = 0
+            clean = scipy.fft.ifft(spectrum, axis=1)
+        prefix = _prefix_correlation(clean, fft, cp, length)  # [w, length]
+        starts = np.argsort(-prefix, axis=1)[:, :candidates if cp else length]
+        rows = np.arange(len(chunk))
+        best = np.full(len(chunk), -np.inf)
+        for column in starts.T:
+            place = column[:, None, None] + cp + np.arange(count)[:, None] * length + np.arange(fft)
+            body = scipy.fft.fft(chunk[rows[:, None, None], place], axis=2)[:, :, carriers[free] % fft]
+            power = body * body
+            if module.symmetry >= 4:
+                power = power * power
+            if module.symmetry == 8:
+                power = power * power
+            total = power.sum((1, 2)) * (-1 if module.symmetry == 4 else 1)
+            score = np.abs(total) / (np.abs(power).sum((1, 2)) + 1e-30) * np.maximum(prefix[rows, column], 1e-6)
+            better = score > best
+            best = np.where(better, score, best)
+            result[begin:begin + 64, 0] = np.where(better, column, result[begin:begin + 64, 0])
+            result[begin:begin + 64, 1] = np.where(better, np.angle(total) / module.symmetry,
+                                                   result[begin:begin + 64, 1])
+    return result
+
+
+def _prefix_correlation(windows: np.ndarray, fft: int, cp: int, length: int) -> np.ndarray:
+    """Normalised correlation of prefix and tail for each start 0 .. length - 1, folded over the window: [W, length]."""
+    if cp == 0:
+        return np.ones((len(windows), length))
+    lead, lag = windows[:, :-fft], windows[:, fft:]
+    product = (lead * lag.conj()).real
+    power = 0.5 * (np.abs(lead) ** 2 + np.abs(lag) ** 2)
+    whole = -(-product.shape[1] // length) * length
+
+    def folded(values: np.ndarray) -> np.ndarray:
+        padded = np.pad(values, ((0, 0), (0, whole - values.shape[1])))
+        cycle = padded.reshape(len(values), -1, length).sum(1)
+        run = np.concatenate([cycle, cycle[:, :cp]], 1).cumsum(1)
+        return np.concatenate([run[:, cp - 1:cp], run[:, cp:length + cp - 1] - run[:, :length - 1]], 1)
+
+    return folded(product) / (folded(power) + 1e-30)

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Priors: what is known about a signal, as small scriptable torch modules."""
+
+from .prior import Prior, PriorError, from_module, load, to_bytes
+from .spec import HELP, describe, parse
+
+__all__ = ["HELP", "Prior", "PriorError", "describe", "from_module", "load", "parse", "to_bytes"]

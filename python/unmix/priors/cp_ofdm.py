@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Closed-form prior of a cyclic-prefix OFDM signal of known parameters, start and phase known or marginalised."""
+
+import math
+from typing import Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import constellation as cons
+from .marginal import accumulate, power_phase
+
+
+def active_carriers(fft: int, active: int) -> np.ndarray:
+    """The `active` carriers nearest to DC without DC: int64 [active], negative ones first. 56 -> -28..-1, 1..28."""
+    half = active // 2
+    return np.concatenate([np.arange(-half, 0), np.arange(1, active - half + 1)])
+
+
+class CpOfdm(nn.Module):
+    """E[b | x] for x = sqrt(abar) b + sqrt(1 - abar) z, b a CP-OFDM signal of unit power, z ~ N(0, 1) per channel.
+
+    Each OFDM symbol carries independent equiprobable points on its active carriers. A symbol is folded (prefix and
+    tail averaged), transformed, decided softly carrier by carrier (Proposition 3 of arXiv 2306.14411), and extended
+    again. Folding leaves the noise of a full symbol uneven by a factor of two, which is treated as even. Symbols cut
+    by the window's ends are folded from the samples that are there; samples seen nowhere enter as their own
+    estimates with the estimate's variance, refined `sweeps` times.
+
+    Side information [B, 2]: `start`, the sample (0 .. fft + cp - 1) at which the first symbol boundary lies in the
+    window, and `phase` (radians) of the whole signal. With side of width 0 both are marginalised: the `starts` most
+    likely boundaries times `phases` points around each one's phase, weighted by their likelihoods.
+
+    constellation: a name from constellation.NAMES. fft: carriers, >= 2. cp: prefix, 0 .. fft samples. active:
+    carriers around DC, 1 .. fft - 1. Raises ValueError for values outside these ranges.
+    """
+
+    def __init__(self, constellation: str = "qpsk", fft: int = 64, cp: int = 16, active: int = 56,
+                 sweeps: int = 2, starts: int = 4, phases: int = 9):
+        super().__init__()
+        if fft < 2 or not 0 <= cp <= fft or not 1 <= active < fft:
+            raise ValueError(f"fft={fft}, cp={cp}, active={active} is impossible; allowed are fft >= 2, "
+                             "cp from 0 to fft, active from 1 to fft - 1")
+        table = cons.points(constellation)
+        self.constellation = constellation
+        self.symmetry: int = cons.SYMMETRY[constellation]
+        self.fft, self.cp, self.active, self.length = fft, cp, active, fft + cp
+        self.sweeps, self.starts, self.phases = sweeps, min(starts, fft + cp), phases
+        self.register_buffer("table", torch.from_numpy(np.stack([table.real, table.imag], -1)))
+
+        # b[j] = sum_k a_k exp(2 pi i j k / fft) / sqrt(active): unit power, whatever the number of carriers
+        carriers = active_carriers(fft, active)
+        body = np.exp(2j * np.pi * np.outer(np.arange(fft), carriers) / fft) / math.sqrt(active)
+        position = (np.arange(self.length) - cp) % fft  # where sample i of a symbol lies in its body
+        copies = np.bincount(position, minlength=fft)
+        synthesis = body[position]  # [length, active]
+        analysis = synthesis.conj() * (active / fft) / copies[position][:, None]  # averages the copies; its inverse
+        parts = np.array([[analysis.real, analysis.imag], [-analysis.imag, analysis.real]])  # in, out, length, active
+        parts = parts.transpose(0, 2, 3, 1).reshape(2 * self.length, 2 * active)
+        self.register_buffer("analysis", torch.from_numpy(parts).float().contiguous())
+        parts = np.array([[synthesis.real, synthesis.imag], [-synthesis.imag, synthesis.real]])
+        parts = parts.transpose(1, 3, 0, 2).reshape(2, 2 * active, self.length)
+        self.register_buffer("synthesis", torch.from_numpy(parts).float().contiguous())
+
+        twin = np.arange(self.length)  # a sample's other copy; itself where there is none
+        twin[:cp], twin[fft:] = np.arange(fft, fft + cp), np.arange(cp)
+        self.register_buffer("twin", torch.from_numpy(twin))
+        self.register_buffer("paired", torch.from_numpy(twin != np.arange(self.length)))
+        self.register_buffer("share", torch.from_numpy(1 / copies[position] / fft).float())  # of a copy in the body
+        #: Noise variance of a carrier of a full symbol, relative to a sample's.
+        self.noise_gain: float = float(np.mean(1.0 / copies)) * active / fft
+
+    def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
+        """x: [B, 2, N] float32. alpha_bar: [B] in (0, 1). side: [B, 2] or [B, 0]. Returns E[b | x], [B, 2, N]."""
+        if side.size(1) == 0:
+            return self.marginal(x, alpha_bar)
+        offset = self.offset(side[:, 0])
+        turn = torch.complex(side[:, 1].cos(), side[:, 1].sin())
+        frames, noise = self.complete(x, alpha_bar, offset, turn)
+        return self.given(x.size(2), frames, noise, alpha_bar, offset, turn)
+
+    def offset(self, start: Tensor) -> Tensor:
+        """Place of the window's first sample in its symbol, int64 [B], from the first boundary's sample."""
+        return torch.remainder(self.length - start.round().long(), self.length)
+
+    def cut(self, x: Tensor, offset: Tensor) -> Tensor:
+        """Cut x [B, 2, N] into whole symbols, zeros outside the window: [B, symbols, 2, length]."""
+        count = (x.size(2) + 2 * self.length - 2) // self.length  # enough for every offset
+        padded = nn.functional.pad(x, (self.length, (count + 1) * self.length - x.size(2)))
+        row = padded.size(2)
+        views = padded.as_strided([x.size(0), self.length + 1, count, 2, self.length],
+                                  [2 * row, 1, self.length, row, 1])
+        return views[torch.arange(x.size(0), device=x.device), self.length - offset]
+
+    def observe(self, frames: Tensor, noise: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
+        """Scaled, derotated carriers u [B, S, active, 2], see constellation.posterior_mean.
+
+        frames: [B, S, 2, length]. noise: [B, S], variance of a carrier per channel. turn: complex [B], exp(i phase).
+        """
+        carriers = torch.matmul(frames.reshape(-1, 2 * self.length), self.analysis)
+        carriers = torch.view_as_complex(carriers.view(frames.size(0), frames.size(1), self.active, 2))
+        scale = (alpha_bar.sqrt()[:, None] / noise) * turn.conj()[:, None]
+        return torch.view_as_real(carriers * scale[:, :, None])
+
+    def decide(self, frames: Tensor, noise: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
+        """Posterior means of the carriers' points, [B, S, active, 2]; arguments as observe."""
+        energy = (alpha_bar[:, None] / noise)[:, :, None]
+        return cons.posterior_mean(self.observe(frames, noise, alpha_bar, turn), energy, self.table,
+                                   self.constellation)
+
+    def extend(self, mean: Tensor, turn: Tensor) -> Tensor:
+        """Carriers [B, S, active, 2] to symbols with prefix, [2, B, S, length]."""
+        turned = torch.view_as_real(torch.view_as_complex(mean) * turn[:, None, None])
+        rows = torch.matmul(turned.reshape(1, -1, 2 * self.active), self.synthesis)
+        return rows.view(2, mean.size(0), mean.size(1), self.length)
+
+    def seen(self, offset: Tensor, samples: int, count: int) -> Tuple[Tensor, Tensor]:
+        """The first and last symbol's indices [E] (E = 1 or 2) and which of their samples are in the window."""
+        edge = torch.arange(0, count, max(count - 1, 1), device=offset.device)
+        sample = torch.arange(self.length, device=offset.device) + edge[:, None] * self.length
+        shown = (sample >= offset[:, None, None]) & (sample < (offset + samples)[:, None, None])
+        return edge, shown
+
+    def complete(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tuple[Tensor, Tensor]:
+        """Whole symbols [B, S, 2, length] and the noise variance of their carriers [B, S].
+
+        The first and the last symbol may be cut. A sample of which the window shows only one copy serves as both;
+        one that it shows nowhere is replaced by its own estimate.
+        """
+        frames = self.cut(x, offset)
+        noise = 1 - alpha_bar
+        edge, seen = self.seen(offset, x.size(2), frames.size(1))
+        twin_seen = seen.index_select(2, self.twin)
+        hidden = ~(seen | twin_seen)
+        folded = 1 - 0.5 * (seen & twin_seen & self.paired).float()  # two copies halve the noise
+        to_carrier = self.active / self.fft
+        spread = noise[:, None] * (self.share * (~hidden) * folded).sum(-1) * to_carrier
+        unseen = alpha_bar[:, None] * (self.share * hidden).sum(-1) * to_carrier
+
+        shown = frames.index_select(1, edge)
+        known = torch.where(seen[:, :, None], shown, shown.index_select(3, self.twin))  # zero where hidden
+        filled, edge_noise = known, spread + 0.5 * unseen
+        for _ in range(self.sweeps):
+            mean = self.decide(filled, edge_noise, alpha_bar, turn)
+            variance = 0.5 * (1 - mean.square().sum(-1).mean(-1)).clamp(min=0.0)
+            edge_noise = spread + variance * unseen
+            estimate = self.extend(mean, turn).permute(1, 2, 0, 3) * alpha_bar.sqrt()[:, None, None, None]
+            filled = torch.where(hidden[:, :, None], estimate, known)
+        full_noise = (noise * self.noise_gain)[:, None].repeat(1, frames.size(1))
+        return frames.index_copy(1, edge, filled), full_noise.index_copy(1, edge, edge_noise)
+
+    def given(self, samples: int, frames: Tensor, noise: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor
+              ) -> Tensor:
+        """Posterior mean [B, 2, samples] from completed symbols."""
+        symbols = self.extend(self.decide(frames, noise, alpha_bar, turn), turn)  # [2, B, S, length]
+        batch, row = offset.size(0), frames.size(1) * self.length
+        views = symbols.as_strided([batch, self.length, 2, samples], [row, 1, batch * row, 1])
+        return views[torch.arange(batch, device=offset.device), offset]
+
+    def log_likelihood(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tensor:
+        """log p(x | start, phase) up to a constant of x, [B].
+
+        Prefix and tail differ by noise alone; the folded body follows the constellation in complete symbols, and a
+        Gaussian of unit power in the first and the last, which may be cut.
+        """
+        noise = 1 - alpha_bar
+        frames = self.cut(x, offset)
+        count = frames.size(1)
+        edge, shown = self.seen(offset, x.size(2), count)
+        seen = torch.ones(x.size(0), count, self.length, dtype=torch.bool, device=x.device).index_copy(1, edge, shown)
+        first, tail = seen[:, :, :self.cp], seen[:, :, self.fft:]
+        pair = (first & tail).float()
+        difference = (frames[..., :self.cp] - frames[..., self.fft:]).square().sum(2)
+        total = -((difference / (4 * noise[:, None, None]) + torch.log(4 * noise[:, None, None])) * pair).sum((1, 2))
+
+        copies = seen[:, :, self.cp:].float()
+        body = frames[..., self.cp:].clone()
+        if self.cp > 0:
+            copies[:, :, self.fft - self.cp:] += first
+            body[..., self.fft - self.cp:] += frames[..., :self.cp]
+        power = (body / copies.clamp(min=1.0)[:, :, None]).square().sum(2)  # [B, S, fft]
+        variance = noise[:, None, None] / copies.clamp(min=1.0)
+        gaussian = variance + 0.5 * alpha_bar[:, None, None]
+        per_sample = -(power / (2 * gaussian) + torch.log(gaussian)) * (copies > 0)
+        per_symbol = per_sample.sum(2)
+        if count > 2:
+            even = noise * self.noise_gain * self.fft / self.active  # of a folded sample, taken as even
+            carrier = (noise * self.noise_gain)[:, None].repeat(1, count - 2)
+            u = self.observe(frames[:, 1:-1], carrier, alpha_bar, turn)
+            evidence = cons.log_evidence(u, (alpha_bar[:, None] / carrier)[:, :, None], self.table).sum(2)
+            inner = evidence - power[:, 1:-1].sum(2) / (2 * even[:, None]) - self.fft * torch.log(even[:, None])
+            per_symbol = torch.cat([per_symbol[:, :1], inner, per_symbol[:, -1:]], 1)
+        return total + per_symbol.sum(1)
+
+    def marginal(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        """Posterior mean with start and phase marginalised.
+
+        The phase's grid has a spacing of one standard deviation (Cramer-Rao) around its likeliest value, or covers
+        one period where the signal does not determine it. Costs fft + cp + starts * phases evaluations.
+        """
+        one = torch.complex(torch.ones_like(alpha_bar), torch.zeros_like(alpha_bar))
+        scores, phases = [torch.zeros(0)], [torch.zeros(0)]
+        for place in range(self.length):
+            offset = torch.full_like(alpha_bar, float(place)).long()
+            frames, noise = self.complete(x, alpha_bar, offset, one)
+            if frames.size(1) > 2:
+                frames, noise = frames[:, 1:-1], noise[:, 1:-1]
+            phase = power_phase(self.observe(frames, noise, alpha_bar, one).flatten(1, 2), self.symmetry)
+            turn = torch.complex(phase.cos(), phase.sin())
+            scores.append(self.log_likelihood(x, alpha_bar, offset, turn))
+            phases.append(phase)
+        candidates = torch.stack(scores[1:], 1).topk(self.starts, dim=1).indices  # [B, starts]
+        centre = torch.stack(phases[1:], 1).gather(1, candidates)
+        step = ((1 - alpha_bar) / alpha_bar / x.size(2)).sqrt().clamp(
+            max=2 * math.pi / self.symmetry / self.phases)
+        mean, weight, top = torch.zeros_like(x), torch.zeros_like(step), torch.full_like(step, -float("inf"))
+        for i in range(self.starts):
+            offset = candidates[:, i]
+            for j in range(self.phases):
+                angle = centre[:, i] + (j - self.phases // 2) * step
+                turn = torch.complex(angle.cos(), angle.sin())
+                frames, noise = self.complete(x, alpha_bar, offset, turn)
+                value = self.given(x.size(2), frames, noise, alpha_bar, offset, turn)
+                mean, weight, top = accumulate(mean, weight, top, value,
+                                               self.log_likelihood(x, alpha_bar, offset, turn))
+        return mean

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A signal's prior: a TorchScript module with its metadata, from a specification, a file or bytes."""
+
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+
+from .. import unmix_python
+from . import constellation as cons
+
+FORMAT = 1  # of prior.json
+
+
+class PriorError(ValueError):
+    """A prior that cannot be used; the message is one sentence that says why and what is allowed."""
+
+
+class Prior:
+    """What is known about one signal, ready for the engine.
+
+    info: the contents of prior.json. name: short name for reports. Use parse(), load() or from_module() to get one.
+    """
+
+    def __init__(self, data: bytes, origin: str, module: Optional[torch.nn.Module] = None):
+        """data: a TorchScript file's contents with prior.json inside. origin: where from, for messages.
+
+        module: the eager module of a closed-form prior, which can also estimate its side information.
+        Raises PriorError for contents that are no prior.
+        """
+        self._data = data
+        self._engines: dict[str, unmix_python.Prior] = {}
+        self.origin = origin
+        self.module = module
+        try:
+            engine = unmix_python.Prior.from_bytes(data, "cpu")
+        except ValueError as error:
+            raise PriorError(str(error).replace("the prior", origin, 1)) from None
+        self._engines["cpu"] = engine
+        self.info = _checked_info(engine.metadata, origin)
+        self.name: str = self.info["name"]
+
+    @property
+    def window(self) -> int:
+        """Window length in samples that the prior works on; 0 for any."""
+        return self.info["window"]
+
+    @property
+    def modulation(self) -> Optional[dict]:
+        """constellation, samples_per_symbol, rolloff, span, first of a linear modulation; None for other signals."""
+        return self.info.get("modulation")
+
+    @property
+    def band(self) -> Optional[tuple[float, float]]:
+        """Lowest and highest frequency occupied, cycles/sample; None where that is not known."""
+        band = self.info.get("band")
+        return None if band is None else (float(band[0]), float(band[1]))
+
+    def engine(self, device: str = "cpu") -> unmix_python.Prior:
+        """The engine's prior on a device ("cpu" or "cuda"), loaded once. Raises PriorError when it is not available."""
+        if device not in self._engines:
+            try:
+                self._engines[device] = unmix_python.Prior.from_bytes(self._data, device)
+            except ValueError as error:
+                raise PriorError(str(error)) from None
+        return self._engines[device]
+
+    def denoise(self, x: np.ndarray, alpha_bar: np.ndarray, side: Optional[np.ndarray] = None) -> np.ndarray:
+        """Posterior means for noisy windows: complex64 [W, N], alpha_bar float32 [W], side float32 [W, P] or None."""
+        return self.engine().denoise(x, alpha_bar, side)
+
+    def psd(self, bins: int) -> np.ndarray:
+        """Power spectral density in FFT order, mean 1, float64 [bins]. Raises PriorError when it is not known."""
+        known = self.info.get("psd")
+        if known is None:
+            raise PriorError(f"the prior {self.name} has no spectrum in its metadata, which an automatic SIR needs; "
+                             "give the SIR (--sir-db)")
+        known = np.asarray(known, dtype=float)
+        place = np.arange(bins) * (len(known) / bins)
+        wrapped = np.append(known, known[0])
+        result = np.maximum(np.interp(place, np.arange(len(wrapped)), wrapped), 0)
+        return result / result.mean()
+
+    def side_information(self, windows: np.ndarray, others: Sequence["Prior"]) -> Optional[np.ndarray]:
+        """Side information float32 [W, P] estimated from mixtures complex64 [W, N]; None where the prior takes none.
+
+        others: the priors of the other sources, whose bands are left out of the estimate.
+        """
+        if not self.info["side"] or self.info["synchronised"]:
+            return None
+        if self.info["kind"] == "cp-ofdm":
+            from ..estimators import ofdm_start_and_phase
+            return ofdm_start_and_phase(windows, self.module, [o.band for o in others if o.band is not None])
+        return None  # the prior marginalises in every call
+
+
+def from_module(module: torch.nn.Module, info: dict) -> Prior:
+    """Script an eager module [B, 2, N], [B], [B, P] -> [B, 2, N] and wrap it. info: prior.json, see training/README.md."""
+    return Prior(to_bytes(module, info), info["name"], module)
+
+
+def to_bytes(module: torch.nn.Module, info: dict) -> bytes:
+    """Contents of a prior file: the scripted module with info as its extra file prior.json."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit announces its successor, which C++ cannot load everywhere yet
+        scripted = torch.jit.script(module.eval())
+        buffer = io.BytesIO()
+        torch.jit.save(scripted, buffer, _extra_files={"prior.json": json.dumps(info)})
+    return buffer.getvalue()
+
+
+def load(path: str) -> Prior:
+    """Load a prior from a file. Raises PriorError when it is missing, no TorchScript, or without usable metadata."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PriorError(f"the prior file '{path}' cannot be read: {error.strerror}") from None
+    return Prior(data, f"'{path}'")
+
+
+def _checked_info(text: str, origin: str) -> dict:
+    try:
+        info = json.loads(text)
+    except ValueError:
+        raise PriorError(f"{origin} has a prior.json that is no JSON") from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise PriorError(f"{origin} has a prior.json of another format; this version reads format {FORMAT}")
+    if not isinstance(info.get("name"), str) or not isinstance(info.get("kind"), str):
+        raise PriorError(f"the prior.json of {origin} must name the prior and its kind")
+    info.setdefault("window", 0)
+    info.setdefault("side", [])
+    info.setdefault("synchronised", True)
+    info.setdefault("predicts", "signal")
+    if not isinstance(info["window"], int) or info["window"] < 0:
+        raise PriorError(f"the window of {origin} must be a whole number of samples, 0 for any")
+    if info["predicts"] not in ("signal", "noise"):
+        raise PriorError(f"{origin} predicts '{info['predicts']}'; allowed are signal and noise")
+    modulation = info.get("modulation")
+    if modulation is not None and modulation.get("constellation") not in cons.NAMES:
+        raise PriorError(f"{origin} names an unknown constellation; known are {', '.join(cons.NAMES)}")
+    return info

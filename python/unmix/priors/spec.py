@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prior specifications: text such as "rrc:qpsk,sps=16,rolloff=0.5" or a file's name to a Prior."""
+
+import functools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from . import constellation as cons
+from .cp_ofdm import CpOfdm, active_carriers
+from .gaussian import Gaussian, spectrum
+from .prior import FORMAT, Prior, PriorError, from_module, load
+from .rrc import Rrc, taps
+
+VERSION = "1"
+HELP = """rrc:CONSTELLATION[,sps=16,rolloff=0.5,span=8,first=sps/2,ends=stream|isolated,sync=known|unknown]
+cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56]
+gaussian:RECORDING (any capture that separate_file.py reads)
+or the path of a prior file (.pt)"""
+_PSD_BINS = 256
+
+
+def parse(text: str) -> Prior:
+    """The prior that a specification describes; see HELP for the grammar. Equal texts share one prior.
+
+    Raises PriorError with one sentence for a specification that is unknown, malformed or out of range.
+    """
+    text = text.strip()
+    if re.match(r"^(rrc|cp-ofdm):", text):
+        return _closed_form(text)
+    if text.startswith("gaussian:"):
+        return _gaussian(text.removeprefix("gaussian:"))
+    if Path(text).is_file():
+        return load(text)
+    if text.endswith(".pt") or "/" in text:
+        raise PriorError(f"the prior file '{text}' does not exist")
+    raise PriorError(f"unknown prior '{text}'; allowed are rrc:..., cp-ofdm:..., gaussian:RECORDING, or a prior file")
+
+
+@functools.lru_cache(maxsize=64)
+def _closed_form(text: str) -> Prior:
+    kind, _, rest = text.partition(":")
+    name, *pairs = [part.strip() for part in rest.split(",")]
+    if name not in cons.NAMES:
+        raise PriorError(f"unknown constellation '{name}' in '{text}'; known are {', '.join(cons.NAMES)}")
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise PriorError(f"'{pair}' in '{text}' is not of the form key=value")
+        if key in values:
+            raise PriorError(f"'{key}' appears twice in '{text}'")
+        values[key] = value
+    try:
+        return (_rrc if kind == "rrc" else _cp_ofdm)(text, name, values)
+    except PriorError:
+        raise
+    except ValueError as error:
+        raise PriorError(f"'{text}': {error}") from None
+
+
+def _take(values: dict[str, str], key: str, default: Any, convert: Callable[[str], Any], text: str) -> Any:
+    if key not in values:
+        return default
+    value = values.pop(key)
+    try:
+        result = convert(value)
+    except ValueError:
+        kind = "a whole number" if convert is int else "a number"
+        raise PriorError(f"{key}={value} in '{text}' is not {kind}") from None
+    if isinstance(result, float) and not math.isfinite(result):
+        raise PriorError(f"{key}={value} in '{text}' is not a finite number")
+    if isinstance(result, int) and not -(10**6) < result < 10**6:
+        raise PriorError(f"{key}={value} in '{text}' is absurdly large")
+    return result
+
+
+def _choice(values: dict[str, str], key: str, allowed: tuple[str, str], text: str) -> str:
+    value = values.pop(key, allowed[0])
+    if value not in allowed:
+        raise PriorError(f"{key}={value} in '{text}' is unknown; allowed are {' and '.join(allowed)}")
+    return value
+
+
+def _refuse_rest(values: dict[str, str], text: str, allowed: str) -> None:
+    if values:
+        raise PriorError(f"unknown parameter '{next(iter(values))}' in '{text}'; allowed are {allowed}")
+
+
+def _rrc(text: str, name: str, values: dict[str, str]) -> Prior:
+    sps = _take(values, "sps", 16, int, text)
+    rolloff = _take(values, "rolloff", 0.5, float, text)
+    span = _take(values, "span", 8, int, text)
+    first = _take(values, "first", sps // 2, float, text)
+    ends = _choice(values, "ends", ("stream", "isolated"), text)
+    sync = _choice(values, "sync", ("known", "unknown"), text)
+    _refuse_rest(values, text, "sps, rolloff, span, first, ends, sync")
+    if sps > 1024 or span > 256:
+        raise PriorError(f"'{text}' is too large; allowed are sps up to 1024 and span up to 256")
+    if not 0 <= first < max(sps, 1):
+        raise PriorError(f"first={first:g} in '{text}' is impossible; the first symbol lies at 0 to sps - 1 samples")
+    module = Rrc(name, sps, rolloff, span, first, span // 2 if ends == "stream" else 0, sync == "known")
+    edge = (1 + rolloff) / (2 * sps)
+    density = np.abs(np.fft.fft(taps(sps, rolloff, span), _PSD_BINS * 64)) ** 2
+    return from_module(module, {
+        "format": FORMAT, "name": text, "kind": "rrc", "window": 0, "predicts": "signal",
+        "side": ["timing", "phase"], "synchronised": sync == "known", "band": [-edge, edge],
+        "samples_per_symbol": sps, "modulation": {
+            "constellation": name, "samples_per_symbol": sps, "rolloff": rolloff, "span": span, "first": first},
+        "psd": _averaged(density).tolist(), "training": "closed form", "licence": "GPL-3.0-or-later",
+        "version": VERSION})
+
+
+def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
+    fft = _take(values, "fft", 64, int, text)
+    cp = _take(values, "cp", 16, int, text)
+    active = _take(values, "active", 56 if fft == 64 else max(1, fft * 7 // 8), int, text)
+    _refuse_rest(values, text, "fft, cp, active")
+    if fft > 4096:
+        raise PriorError(f"fft={fft} in '{text}' is too large; allowed are 2 to 4096")
+    module = CpOfdm(name, fft, cp, active)
+    return from_module(module, {
+        "format": FORMAT, "name": text, "kind": "cp-ofdm", "window": 0, "predicts": "signal",
+        "side": ["start", "phase"], "synchronised": False, "band": None, "constellation": name,
+        "psd": ofdm_density(fft, cp, active, _PSD_BINS).tolist(), "training": "closed form",
+        "licence": "GPL-3.0-or-later", "version": VERSION})
+
+
+def _gaussian(recording: str) -> Prior:
+    from ..captures import CaptureError, open_capture
+    if not recording:
+        raise PriorError("gaussian: needs a recording, as in gaussian:interference.sigmf-meta")
+    try:
+        capture = open_capture(recording)
+        samples = capture.read(0, min(capture.length, 1 << 22))  # 4 M samples settle a spectrum
+        density = spectrum(samples)
+    except (CaptureError, ValueError) as error:
+        raise PriorError(f"gaussian:{recording}: {error}") from None
+    return from_module(Gaussian(density), {
+        "format": FORMAT, "name": f"gaussian:{Path(recording).name}", "kind": "gaussian", "window": 0,
+        "predicts": "signal", "side": [], "band": None, "psd": density.tolist(),
+        "training": f"Welch spectrum of {len(samples)} samples", "licence": "GPL-3.0-or-later", "version": VERSION})
+
+
+def ofdm_density(fft: int, cp: int, active: int, bins: int) -> np.ndarray:
+    """Power spectral density of CP-OFDM with rectangular symbols, mean 1, FFT order, float64 [bins].
+
+    The sum over carriers of the squared Dirichlet kernel of a symbol's length (fft + cp samples).
+    """
+    fine = bins * 64
+    kernel = np.abs(np.fft.fft(np.ones(fft + cp), fine)) ** 2
+    density = np.zeros(fine)
+    for carrier in active_carriers(fft, active):
+        density += np.roll(kernel, round(carrier * fine / fft))
+    return _averaged(density)
+
+
+def _averaged(fine: np.ndarray) -> np.ndarray:
+    """Density on a fine grid averaged around each of _PSD_BINS bins, mean 1."""
+    step = len(fine) // _PSD_BINS
+    bins = np.roll(fine, step // 2).reshape(_PSD_BINS, step).mean(1)
+    return bins / bins.mean()
+
+
+def describe(prior: Prior) -> str:
+    """One line about a prior, for people."""
+    return f"{prior.name} ({prior.info['kind']}, {prior.info.get('training', 'origin not stated')})"
+
+
+def to_json(prior: Prior) -> str:
+    """prior.json without its spectrum, for reports."""
+    return json.dumps({k: v for k, v in prior.info.items() if k != "psd"})

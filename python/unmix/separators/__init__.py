@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Separators: one short file per method over the same problem and result."""
+
+from typing import Optional
+
+from .alpha_rgs import alpha_rgs
+from .common import CancelFlag, Outcome, Problem, Progress, Separation, first_estimates
+from .matched_filter import matched_filter
+from .pnp_dr import pnp_dr
+
+__all__ = ["METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs", "first_estimates",
+           "matched_filter", "pnp_dr", "resolve_method", "separate"]
+
+#: Methods by the name that users type. "auto" is the one that measures best for the priors at hand.
+METHODS = {"alpha-rgs": alpha_rgs, "matched-filter": matched_filter, "pnp-dr": pnp_dr}
+
+
+def resolve_method(name: str) -> str:
+    """The method for a name or "auto". Raises ValueError for an unknown one."""
+    if name == "auto":
+        return "pnp-dr"
+    if name not in METHODS:
+        raise ValueError(f"unknown method '{name}'; allowed are auto, {', '.join(sorted(METHODS))}")
+    return name
+
+
+def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None) -> Separation:
+    """Separate windows by a named method with its default options. steps: see the method; None for its default."""
+    chosen = resolve_method(method)
+    if chosen == "matched-filter":
+        return matched_filter(problem)
+    return METHODS[chosen](problem, steps=steps)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every separator takes and gives back."""
+
+from dataclasses import dataclass, field
+from typing import Callable, Optional, Sequence
+
+import numpy as np
+
+from ..demodulation import matched_filter, remodulate
+from ..priors import Prior, PriorError
+from ..unmix_python import CancelFlag, Outcome
+
+__all__ = ["CancelFlag", "Outcome", "Problem", "Progress", "Separation", "first_estimates"]
+
+#: Called with the fraction done (0 .. 1) and the number of finished windows; returning False cancels.
+Progress = Callable[[float, int], bool]
+
+
+@dataclass
+class Problem:
+    """Windows to take apart: mixture = sum_k gains[:, k] x_k + noise, sources of unit power, the SOI first.
+
+    mixture: complex64 [W, N]. priors: K >= 2. gains: [K] or [W, K], > 0. noise_variance: complex noise, scalar or [W].
+    side: per source float32 [W, P] or None; without an entry it is estimated from the mixture. index: uint64 [W], the
+    windows' own numbers, which decide their random numbers. margin: samples at each end that will be thrown away.
+    Raises PriorError when a prior was made for another window length, ValueError for other impossible arguments.
+    """
+
+    mixture: np.ndarray
+    priors: Sequence[Prior]
+    gains: np.ndarray
+    noise_variance: np.ndarray | float = 0.0
+    side: Optional[Sequence[Optional[np.ndarray]]] = None
+    index: Optional[np.ndarray] = None
+    margin: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    batch: int = 64
+    threads: int = 0
+    progress: Optional[Progress] = None
+    cancel: Optional[CancelFlag] = None
+
+    def __post_init__(self):
+        self.mixture = np.ascontiguousarray(self.mixture, dtype=np.complex64)
+        if self.mixture.ndim != 2:
+            raise ValueError("the mixture must be an array [windows, samples]")
+        windows, samples = self.mixture.shape
+        if len(self.priors) < 2:
+            raise ValueError("a separation needs the priors of at least two sources")
+        for prior in self.priors:
+            if prior.window not in (0, samples):
+                raise PriorError(f"the prior {prior.name} was made for windows of {prior.window} samples, "
+                                 f"not {samples}")
+        self.gains = np.ascontiguousarray(
+            np.broadcast_to(self.gains, (windows, len(self.priors))), dtype=np.float32)
+        if not np.all(np.isfinite(self.gains)) or not np.all(self.gains > 0):
+            raise ValueError("every gain must be finite and above zero")
+        self.noise_variance = np.ascontiguousarray(
+            np.broadcast_to(self.noise_variance, (windows,)), dtype=np.float32)
+        if self.index is None:
+            self.index = np.arange(windows, dtype=np.uint64)
+        if self.side is None:
+            self.side = [p.side_information(self.mixture, [o for o in self.priors if o is not p])
+                         for p in self.priors]
+
+    @property
+    def block(self) -> int:
+        """Samples per block of the disagreement: one symbol of the SOI, 16 where it has none."""
+        modulation = self.priors[0].modulation
+        block = 16 if modulation is None else int(modulation["samples_per_symbol"])
+        return min(block, self.mixture.shape[1])
+
+    def engine_arguments(self, initial: np.ndarray) -> tuple[tuple, dict]:
+        """Positional and keyword arguments that the engine's separators share. initial: complex64 [K, W, N]."""
+        engines = [p.engine(self.device) for p in self.priors]
+        return ((self.mixture, engines, self.gains, initial, list(self.side), self.noise_variance, self.index),
+                {"seed": self.seed, "batch": self.batch, "threads": self.threads, "block": self.block,
+                 "progress": self.progress, "cancel": self.cancel})
+
+
+@dataclass
+class Separation:
+    """A separator's result for W windows.
+
+    sources: complex64 [K, W, N], unit-power estimates. gains: float32 [W, K]. disagreement: float32 [W, blocks], mean
+    |mixture - sum_k gains[k] x_k|^2 around each block, relative to the SOI's power: small where the estimates explain
+    the mixture. calls: int32 [W], calls of each source's prior. outcomes: uint8 [W], see Outcome.
+    """
+
+    sources: np.ndarray
+    gains: np.ndarray
+    disagreement: np.ndarray
+    calls: np.ndarray
+    outcomes: np.ndarray
+    extra: dict = field(default_factory=dict)
+
+
+def first_estimates(problem: Problem, remodulated: bool = True) -> np.ndarray:
+    """First estimates of the sources, complex64 [K, W, N].
+
+    The SOI: hard decisions behind the matched filter, modulated again (arXiv 2306.14411, section 5), or the mixture
+    where the SOI is no linear modulation. The others share what is left.
+    """
+    sources, gains = len(problem.priors), problem.gains
+    initial = np.zeros((sources, *problem.mixture.shape), dtype=np.complex64)
+    scaled = problem.mixture / gains[:, :1]
+    modulation = problem.priors[0].modulation
+    if modulation is not None and remodulated:
+        initial[0] = remodulate(matched_filter(scaled, modulation), modulation, scaled.shape[1])
+    else:
+        initial[0] = scaled
+    rest = problem.mixture - gains[:, :1] * initial[0]
+    for k in range(1, sources):
+        initial[k] = rest / (gains[:, k:k + 1] * (sources - 1))
+    return initial
