@@ -4,8 +4,9 @@
 priors: what is known about each signal. separators: how that is used to take windows apart. stream: whole captures.
 """
 
-from . import captures, demodulation, estimators, priors, separators, signals
+from . import captures, demodulation, estimators, priors, separators, signals, stream, windows
 
 __version__ = "0.1.0"
 
-__all__ = ["captures", "demodulation", "estimators", "priors", "separators", "signals"]
+__all__ = ["captures", "demodulation", "estimators", "priors", "separators", "signals", "stream",
+           "windows"]

@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bit error rate, mean squared error and time of separation methods on simulated mixtures (or mixtures made elsewhere).
+
+Two protocols. isolated: the paper's, windows on their own whose ends count. stream: one long signal, cut into
+overlapping windows, of which the interiors are joined. Both take the SIR and the noise level as known, as the paper.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gnuradio.unmix import demodulation, priors, separators, signals, stream
+from gnuradio.unmix.estimators import Levels
+
+
+def arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soi", default="rrc:qpsk,sps=16,rolloff=0.5,span=8", metavar="SPEC")
+    parser.add_argument("--interference", default="cp-ofdm:qpsk,fft=64,cp=16,active=56", metavar="SPEC",
+                        help="the generator's parameters and the prior's (default %(default)s)")
+    parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
+    parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB", help="white noise below the SOI; inf: none")
+    parser.add_argument("--methods", default="pnp-dr", help=f"comma-separated: {', '.join(sorted(separators.METHODS))}")
+    parser.add_argument("--windows", type=int, default=100)
+    parser.add_argument("--window", type=int, default=2560, help="samples")
+    parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated")
+    parser.add_argument("--steps", type=int, help="largest number of calls of each prior (default: the method's)")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", metavar="FILE", help="write the rows here; rows that it already has are kept, not redone")
+    parser.add_argument("--plots", metavar="DIR", help="draw BER against SIR here")
+    parser.add_argument("--mixtures", metavar="FILE.npz",
+                        help="take mixtures from here: mixture [W, L], sir_db [W], and soi [W, L], bits [W, n] if known")
+    args = parser.parse_args(argv)
+    args.methods = [separators.resolve_method(m) for m in args.methods.split(",")]
+    args.snr_db = [float(s) for s in args.snr_db]
+    if args.windows < 1 or args.batch < 1 or args.window < 1 or (args.steps is not None and args.steps < 1):
+        raise ValueError("--windows, --window, --batch and --steps must be at least 1")
+    if not all(math.isfinite(s) for s in args.sir_db) or any(math.isnan(s) for s in args.snr_db):
+        raise ValueError("--sir-db must be finite, --snr-db finite or inf")
+    return args
+
+
+def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
+    """95 % interval of the bit error rate whose errors come in clusters: one count per window, [W].
+
+    Clopper-Pearson with the number of bits divided by the design effect, the factor by which the windows' error counts
+    scatter more than independent errors would.
+    """
+    bits = errors.size * bits_per_window
+    rate = errors.sum() / bits
+    effect = 1.0
+    if errors.size > 1 and 0 < rate < 1:
+        scatter = np.sum((errors - rate * bits_per_window) ** 2) * errors.size / (errors.size - 1) / bits**2
+        effect = max(1.0, scatter / (rate * (1 - rate) / bits))
+    import scipy.stats
+    n, k = bits / effect, rate * bits / effect
+    low = scipy.stats.beta.ppf(0.025, k, n - k + 1) if k > 0 else 0.0
+    high = scipy.stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+    return [float(low), float(high)]
+
+
+def generate(soi, interference, windows, samples, sir_db, snr_db, seed):
+    """Mixture and SOI complex64 [windows, samples] and the SOI's bits, from the priors' own parameters."""
+    rng = np.random.default_rng([seed, round(1000 * (sir_db + 1000))])
+    shape = soi.modulation
+    sps = int(shape["samples_per_symbol"])
+    wave, bits = signals.linear_modulation(rng, windows, samples // sps, shape["constellation"], sps, shape["rolloff"],
+                                           int(shape["span"]))
+    module = interference.module
+    other, _ = signals.cp_ofdm(rng, windows, wave.shape[1], module.constellation, module.fft, module.cp, module.active)
+    mixture = wave + np.float32(signals.kappa(sir_db)) * other
+    if math.isfinite(snr_db):
+        mixture = mixture + signals.noise(rng, mixture.shape, 10 ** (-snr_db / 10))
+    return mixture, wave, bits
+
+
+def run_isolated(case, mixture, method, args, device):
+    """Separate windows on their own: SOI estimates [W, L], calls [W]."""
+    with tqdm(total=len(mixture), unit="window", desc=case, leave=False, disable=not sys.stderr.isatty()) as bar:
+        def progress(_, done):
+            bar.update(done - bar.n)
+            return True
+        problem = separators.Problem(mixture, args.priors, args.gains, args.noise, seed=args.seed, device=device,
+                                     batch=args.batch, progress=progress)
+        result = separators.separate(problem, method, args.steps)
+    return result.sources[0], result.calls, len(mixture)
+
+
+def run_stream(case, mixture, method, args, device):
+    """Separate one long signal [1, L] as a stream: SOI estimate [1, L], calls per window."""
+    separator = stream.StreamSeparator(args.priors, Levels(args.gains, args.noise), method, args.steps, args.window,
+                                       seed=args.seed, device=device, batch=args.batch)
+    pieces, calls = [], []
+    chunk = args.batch * separator.plan.hop * 4
+    starts = range(0, mixture.shape[1], chunk)
+    stretches = (separator.push(mixture[0, s:s + chunk]) for s in starts)
+    for stretch in tqdm(stretches, total=len(starts), desc=case, leave=False, disable=not sys.stderr.isatty()):
+        if stretch:
+            pieces.append(stretch.sources[0])
+            calls += [r.calls for r in stretch.reports]
+    last = separator.finish()
+    pieces.append(last.sources[0])
+    calls += [r.calls for r in last.reports]
+    return np.concatenate(pieces)[None], np.array(calls), len(calls)
+
+
+def measure(args, method, sir_db, snr_db, device, given=None):
+    """One row of the table."""
+    soi, interference = args.priors
+    sps = int(soi.modulation["samples_per_symbol"])
+    args.gains = np.array([1.0, signals.kappa(sir_db)])
+    args.noise = 10 ** (-snr_db / 10) if math.isfinite(snr_db) else 0.0
+    if given is not None:
+        mixture, truth, bits = given
+    elif args.protocol == "isolated":
+        mixture, truth, bits = generate(soi, interference, args.windows, args.window, sir_db, snr_db, args.seed)
+    else:
+        hop = stream.Plan(args.window, stream.default_overlap(args.window, sps), sps).hop
+        mixture, truth, bits = generate(soi, interference, 1, args.windows * hop, sir_db, snr_db, args.seed)
+    case = f"{method} {sir_db:g} dB"
+    run = run_isolated if args.protocol == "isolated" else run_stream
+    began = time.monotonic()
+    estimate, calls, count = run(case, mixture, method, args, device)
+    seconds = time.monotonic() - began
+    row = {"method": method, "soi": args.soi, "interference": args.interference, "protocol": args.protocol,
+           "sir_db": sir_db, "snr_db": snr_db if math.isfinite(snr_db) else "inf", "windows": count, "bits": 0,
+           "bit_errors": None, "ber": None, "ber_ci95": None, "mse_db": None,
+           "seconds_per_window": seconds / count, "steps": float(np.mean(calls)), "device": device, "seed": args.seed,
+           "steps_limit": args.steps, "asked_windows": args.windows}
+    if bits is not None:
+        wrong = demodulation.decide(demodulation.matched_filter(estimate, soi.modulation), soi.modulation) != bits
+        # A stream's errors cluster by window too: count them in pieces of a hop.
+        per = wrong.shape[1] if args.protocol == "isolated" else wrong.size // count
+        clusters = wrong.reshape(-1)[:wrong.size // per * per].reshape(-1, per).sum(1)
+        row |= {"bits": wrong.size, "bit_errors": int(wrong.sum()), "ber": float(wrong.mean()),
+                "ber_ci95": interval(clusters, per)}
+    if truth is not None:
+        error = np.mean(np.abs(estimate - truth) ** 2) / np.mean(np.abs(truth) ** 2)
+        row["mse_db"] = float(10 * np.log10(max(error, 1e-12)))
+    return row
+
+
+def load_mixtures(path):
+    """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}."""
+    with np.load(path, allow_pickle=False) as data:
+        if "mixture" not in data or "sir_db" not in data:
+            raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
+        mixture, sir = data["mixture"].astype(np.complex64), data["sir_db"]
+        soi, bits = (data[k] if k in data else None for k in ("soi", "bits"))
+    if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
+        raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
+    rows = {float(s): sir == s for s in np.unique(sir)}
+    return {s: (mixture[r], None if soi is None else soi[r], None if bits is None else bits[r]) for s, r in rows.items()}
+
+
+def table(rows):
+    """The rows as a Markdown table."""
+    lines = ["| method | interference | protocol | SIR dB | SNR dB | BER | 95 % interval | bits | MSE dB | calls | ms/window |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        ber = "–" if r["ber"] is None else f"{r['ber']:.2e}"
+        ci = "–" if r["ber_ci95"] is None else f"{r['ber_ci95'][0]:.1e} … {r['ber_ci95'][1]:.1e}"
+        mse = "–" if r["mse_db"] is None else f"{r['mse_db']:.1f}"
+        lines.append(f"| {r['method']} | {r['interference']} | {r['protocol']} | {r['sir_db']:g} | {r['snr_db']} | {ber} | {ci} "
+                     f"| {r['bits']} | {mse} | {r['steps']:.1f} | {1e3 * r['seconds_per_window']:.2f} |")
+    return "\n".join(lines)
+
+
+def save(rows, path):
+    temporary = f"{path}.part"
+    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def plot(rows, folder):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in sorted({r["interference"] for r in rows}):
+        figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+        mine = [r for r in rows if r["interference"] == name and r["ber"] is not None]
+        for key in sorted({(r["method"], r["protocol"], str(r["snr_db"])) for r in mine}):
+            points = sorted((r["sir_db"], max(r["ber"], 0.5 / r["bits"]), r["ber_ci95"]) for r in mine
+                            if (r["method"], r["protocol"], str(r["snr_db"])) == key)
+            x, y, ci = zip(*points, strict=True)
+            low, high = np.array([[max(b - c[0], 0), max(c[1] - b, 0)] for b, c in zip(y, ci, strict=True)]).T
+            noise = "no noise" if key[2] == "inf" else f"SNR {float(key[2]):g} dB"
+            axis.errorbar(x, y, [low, high], marker="o", capsize=3, label=f"{key[0]}, {key[1]}, {noise}")
+        axis.set(yscale="log", xlabel="SIR (dB)", ylabel="bit error rate (none: half an error)", title=name)
+        axis.grid(which="both", alpha=0.3)
+        axis.legend()
+        figure.savefig(Path(folder) / f"ber_{name.split(',')[0].replace(':', '_')}.png", dpi=120)
+        plt.close(figure)
+
+
+def main(argv=None):
+    try:
+        args = arguments(argv)
+        # Isolated windows have no neighbours; a stream's windows do.
+        ends = "stream" if args.protocol == "stream" else "isolated"
+        args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),
+                       priors.parse(args.interference)]
+        given = load_mixtures(args.mixtures) if args.mixtures else None
+        if given and args.protocol != "isolated":
+            raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
+        if args.priors[0].modulation is None:
+            raise ValueError("--soi must be a linear modulation (rrc:...), whose bits can be counted")
+        if given is None and args.priors[1].info["kind"] != "cp-ofdm":
+            raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --mixtures")
+        rows = json.loads(Path(args.json).read_text()) if args.json and Path(args.json).exists() else []
+    except (ValueError, OSError) as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 2
+    from gnuradio.unmix.unmix_python import cuda_available
+    device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
+    print(f"device {device}, {args.protocol} windows", file=sys.stderr)
+
+    fresh = []
+    warm = set()
+    for snr_db in args.snr_db:
+        for method in args.methods:
+            for sir_db in (sorted(given) if given else args.sir_db):
+                key = (method, args.soi, args.interference, args.protocol, sir_db,
+                       snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.seed, device)
+                names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit", "asked_windows",
+                         "seed", "device")
+                old = [r for r in rows if tuple(r[n] for n in names) == key] if given is None else []
+                if old:
+                    fresh += old
+                    continue
+                if method not in warm:  # torch compiles a prior in its first calls
+                    small, _, _ = generate(*args.priors, 8, args.window, -10, 20, 0) if given is None else given[sir_db]
+                    separators.separate(separators.Problem(small[:8], args.priors, np.array([1, 3.0]), device=device), method, 3)
+                    warm.add(method)
+                row = measure(args, method, sir_db, snr_db, device, given[sir_db] if given else None)
+                rows.append(row)
+                fresh.append(row)
+                if args.json:
+                    save(rows, args.json)
+                if row["ber"] is not None:
+                    print(f"{method} SIR {sir_db:g} dB, SNR {snr_db:g} dB: BER {row['ber']:.2e} "
+                          f"[{row['ber_ci95'][0]:.1e}, {row['ber_ci95'][1]:.1e}], {row['steps']:.1f} calls, "
+                          f"{1e3 * row['seconds_per_window']:.2f} ms/window", file=sys.stderr)
+    print(table(fresh))
+    if args.plots:
+        plot(fresh, args.plots)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
