@@ -18,6 +18,17 @@ std::string first_line(const char* text)
     return s.substr(0, s.find('\n'));
 }
 
+//! What a TorchScript module raised: the last line that names an error, behind the interpreter's stack trace.
+std::string raised(const char* text)
+{
+    const std::string s(text);
+    const std::size_t error = s.rfind("Error: ");
+    if (error == std::string::npos)
+        return first_line(text);
+    const std::size_t line = s.rfind('\n', error);
+    return first_line(s.c_str() + (line == std::string::npos ? 0 : line + 1));
+}
+
 //! "predicts" is the one field that the engine itself needs, so a full JSON parser is left to Python.
 prediction predicted_by(std::string metadata)
 {
@@ -64,7 +75,7 @@ at::Tensor prior::impl::denoise(const at::Tensor& x, const at::Tensor& alpha_bar
         torch::jit::Module module = d_module;
         result = module.forward({ x, alpha_bar, side }).toTensor();
     } catch (const std::exception& e) {
-        throw std::runtime_error("the prior failed: " + first_line(e.what()));
+        throw std::runtime_error("the prior failed: " + raised(e.what()));
     }
     if (result.sizes() != x.sizes() || result.scalar_type() != at::kFloat) {
         std::ostringstream text;

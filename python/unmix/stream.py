@@ -144,7 +144,7 @@ class StreamSeparator:
             if not done:
                 return None
         pieces, reports = [], []
-        threshold = self.agreement + 1.4 * self.levels.noise_variance / gain**2
+        threshold = self.agreement + 1.35 * self.levels.noise_variance / gain**2
         for i, window in enumerate(windows[:done]):
             begin, end = window.keep_from - window.start, window.keep_to - window.start
             if unseparated[i]:  # pass the mixture through rather than something broken

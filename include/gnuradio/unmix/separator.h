@@ -76,8 +76,8 @@ struct alpha_rgs_options {
 
 //! Options of pnp_dr.
 struct pnp_dr_options {
-    int steps = 50;           //!< largest number of calls, >= 1
-    std::vector<double> v;    //!< denoising variance per real channel, per source; empty: 0.1 each
+    int steps = 100;          //!< largest number of calls, >= 1
+    std::vector<double> v;    //!< denoising variance per real channel, per source; empty: 0.03, or the noise's if above
     double relaxation = 1.0;  //!< 0 < relaxation < 2
     double agreement = 0.01;  //!< a block is solved when its disagreement, less the noise, is below this
     bool refine_gains = true; //!< re-estimate the interference's gains in every call

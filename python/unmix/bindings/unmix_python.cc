@@ -160,7 +160,7 @@ PYBIND11_MODULE(unmix_python, m)
     m.doc() = "The gr-unmix engine: noise schedule, TorchScript priors, alpha-RGS and Douglas-Rachford separators.";
 
     py::class_<noise_schedule>(m, "NoiseSchedule", "Noise levels abar_t = prod (1 - beta_i), beta linearly spaced.")
-        .def(py::init<double, double, int>(), py::arg("beta_min") = 1e-4, py::arg("beta_max") = 0.05, py::arg("steps") = 50)
+        .def(py::init<double, double, int>(), py::arg("beta_min") = 1e-4, py::arg("beta_max") = 0.05, py::arg("steps") = 100)
         .def_property_readonly("steps", &noise_schedule::steps)
         .def("alpha_bar", &noise_schedule::alpha_bar, py::arg("t"));
     m.def("cosine_anneal", &cosine_anneal, py::arg("first"), py::arg("last"), py::arg("step"), py::arg("steps"));
@@ -225,7 +225,7 @@ PYBIND11_MODULE(unmix_python, m)
             const pnp_dr_options o{ steps, v, relaxation, agreement, refine_gains, margin };
             return separated(a, [&](const mixtures& in, const control& ctl) { return pnp_dr(in, o, ctl); });
         },
-        UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 50, py::arg("v") = std::vector<double>{}, py::arg("relaxation") = 1.0,
+        UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 100, py::arg("v") = std::vector<double>{}, py::arg("relaxation") = 1.0,
         py::arg("agreement") = 0.01, py::arg("refine_gains") = true, py::arg("margin") = 0,
         "Plug-and-play Douglas-Rachford splitting with the priors' posterior means.");
 #undef UNMIX_COMMON_ARGUMENTS

@@ -120,6 +120,24 @@ class SigMFWriter:
         self._hash.update(stored.data)
         self.length += stored.size
 
+    def annotate(self, annotations):
+        """Add annotations that are known only after the samples were written.
+
+        Args:
+            annotations: dicts as the constructor takes them.
+
+        Raises:
+            CaptureError: where the metadata would not be valid SigMF; nothing is added then.
+        """
+        before = self._annotations
+        self._annotations = before + [_plain(dict(annotation)) for annotation in annotations]
+        try:
+            _require_declared(self._global, *self._annotations)
+            self._document(complete=True, clip=False)
+        except CaptureError:
+            self._annotations = before
+            raise
+
     def close(self, complete=True):
         """Finish: give both files their final names. A second call does nothing.
 

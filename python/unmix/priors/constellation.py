@@ -74,7 +74,7 @@ def posterior_mean(u: Tensor, energy: Tensor, table: Tensor, name: str) -> Tenso
         real = torch.tanh(u[..., :1])
         return torch.cat([real, torch.zeros_like(real)], -1)
     if name == "qpsk":
-        return torch.tanh(u * 0.7071067811865476).mul_(0.7071067811865476)
+        return torch.tanh(u * 0.7071067811865476) * 0.7071067811865476
     if name == "16qam":  # the axes are independent 4-level signals
         levels = table[:4, 1]
         weights = torch.softmax(u[..., None] * levels - 0.5 * energy[..., None, None] * levels * levels, -1)

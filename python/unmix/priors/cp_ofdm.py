@@ -23,9 +23,9 @@ class CpOfdm(nn.Module):
 
     Each OFDM symbol carries independent equiprobable points on its active carriers. A symbol is folded (prefix and
     tail averaged), transformed, decided softly carrier by carrier (Proposition 3 of arXiv 2306.14411), and extended
-    again. Folding leaves the noise of a full symbol uneven by a factor of two, which is treated as even. Symbols cut
-    by the window's ends are folded from the samples that are there; samples seen nowhere enter as their own
-    estimates with the estimate's variance, refined `sweeps` times.
+    again. Folding leaves the noise of a full symbol uneven by a factor of two, which is treated as even. The first and
+    the last symbol, which the window may cut, are estimated from the samples that are there, see cut_symbols, in
+    `sweeps` iterations.
 
     Side information [B, 2]: `start`, the sample (0 .. fft + cp - 1) at which the first symbol boundary lies in the
     window, and `phase` (radians) of the whole signal. With side of width 0 both are marginalised: the `starts` most
@@ -76,8 +76,7 @@ class CpOfdm(nn.Module):
             return self.marginal(x, alpha_bar)
         offset = self.offset(side[:, 0])
         turn = torch.complex(side[:, 1].cos(), side[:, 1].sin())
-        frames, noise = self.complete(x, alpha_bar, offset, turn)
-        return self.given(x.size(2), frames, noise, alpha_bar, offset, turn)
+        return self.given(x, alpha_bar, offset, turn)
 
     def offset(self, start: Tensor) -> Tensor:
         """Place of the window's first sample in its symbol, int64 [B], from the first boundary's sample."""
@@ -121,41 +120,64 @@ class CpOfdm(nn.Module):
         shown = (sample >= offset[:, None, None]) & (sample < (offset + samples)[:, None, None])
         return edge, shown
 
-    def complete(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tuple[Tensor, Tensor]:
-        """Whole symbols [B, S, 2, length] and the noise variance of their carriers [B, S].
+    def cut_symbols(self, shown: Tensor, seen: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
+        """Posterior means [2, B, E, length] of symbols of which only some samples are seen.
 
-        The first and the last symbol may be cut. A sample of which the window shows only one copy serves as both;
-        one that it shows nowhere is replaced by its own estimate.
+        shown: [B, E, 2, length], zero where not seen. seen: bool [B, E, length].
+
+        Expectation propagation with one variance per symbol (orthogonal AMP: Ma and Ping, IEEE Access 5, 2017). A
+        linear step estimates the carriers from the samples seen, where the unseen ones' share acts as noise; a soft
+        decision per carrier follows; each hands the other only what is new (extrinsic). The result is the
+        linear step's Wiener estimate of the seen samples, which holds however few they are, or the decided symbol.
         """
-        frames = self.cut(x, offset)
-        noise = 1 - alpha_bar
-        edge, seen = self.seen(offset, x.size(2), frames.size(1))
-        twin_seen = seen.index_select(2, self.twin)
-        hidden = ~(seen | twin_seen)
-        folded = 1 - 0.5 * (seen & twin_seen & self.paired).float()  # two copies halve the noise
-        to_carrier = self.active / self.fft
-        spread = noise[:, None] * (self.share * (~hidden) * folded).sum(-1) * to_carrier
-        unseen = alpha_bar[:, None] * (self.share * hidden).sum(-1) * to_carrier
+        visible = seen | seen.index_select(2, self.twin)  # itself or its other copy
+        twice = seen & seen.index_select(2, self.twin) & self.paired
+        other = shown.index_select(3, self.twin)
+        sample = torch.where(twice[:, :, None], 0.5 * (shown + other), torch.where(seen[:, :, None], shown, other))
+        sample = sample / alpha_bar.sqrt()[:, None, None, None]
+        noise = ((1 - alpha_bar) / alpha_bar)[:, None, None] * (1 - 0.5 * twice.float())  # [B, E, length]
+        part = (self.share * visible).sum(-1).clamp(min=0.5 / self.fft)  # of the body that is seen
+        to_carrier = self.active / self.fft / part
+        mean_noise = (self.share * visible * noise).sum(-1) / part
 
-        shown = frames.index_select(1, edge)
-        known = torch.where(seen[:, :, None], shown, shown.index_select(3, self.twin))  # zero where hidden
-        filled, edge_noise = known, spread + 0.5 * unseen
+        axes = 1.0 if self.constellation == "bpsk" else 2.0  # real dimensions of a point
+        ones = torch.ones_like(alpha_bar)
+        mean = torch.zeros(shown.size(0), shown.size(1), self.active, 2, device=shown.device)
+        spread = torch.full_like(part, 1.0 / axes)  # extrinsic variance of a point, per axis
+        wave, decided, left = torch.zeros_like(sample), mean, spread
         for _ in range(self.sweeps):
-            mean = self.decide(filled, edge_noise, alpha_bar, turn)
-            variance = 0.5 * (1 - mean.square().sum(-1).mean(-1)).clamp(min=0.0)
-            edge_noise = spread + variance * unseen
-            estimate = self.extend(mean, turn).permute(1, 2, 0, 3) * alpha_bar.sqrt()[:, None, None, None]
-            filled = torch.where(hidden[:, :, None], estimate, known)
-        full_noise = (noise * self.noise_gain)[:, None].repeat(1, frames.size(1))
-        return frames.index_copy(1, edge, filled), full_noise.index_copy(1, edge, edge_noise)
+            rest = (sample - wave) * visible[:, :, None]
+            seen_noise = to_carrier * ((1 - part) * spread * (0.5 * axes) + mean_noise)  # per channel, of a carrier
+            step = self.observe(rest, part, ones, turn)
+            point = mean + step
+            if self.constellation == "bpsk":
+                point = point * torch.tensor([1.0, 0.0], device=point.device)
+            precision = 1 / seen_noise
+            decided = cons.posterior_mean(point * precision[:, :, None, None], precision[:, :, None], self.table,
+                                          self.constellation)
+            left = ((1 - decided.square().sum(-1).mean(-1)) / axes).clamp(min=1e-6)
+            spread = 1 / (1 / left - precision).clamp(min=axes)
+            new = decided / left[:, :, None, None] - point * precision[:, :, None, None]
+            mean = spread[:, :, None, None] * new
+            wave = self.extend(mean, turn).permute(1, 2, 0, 3)
+        power = spread * (0.5 * axes)
+        gain = power[:, :, None] / (power[:, :, None] + noise) * visible
+        linear = (wave + gain[:, :, None] * (sample - wave)).permute(2, 0, 1, 3)
+        better = power * mean_noise / (power + mean_noise) < left * (0.5 * axes)  # by the errors that they expect
+        return torch.where(better[None, :, :, None], linear, self.extend(decided, turn))
 
-    def given(self, samples: int, frames: Tensor, noise: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor
-              ) -> Tensor:
-        """Posterior mean [B, 2, samples] from completed symbols."""
+    def given(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tensor:
+        """Posterior mean [B, 2, N] for known offset [B] and phase, as turn = exp(i phase), complex [B]."""
+        frames = self.cut(x, offset)
+        count = frames.size(1)
+        edge, seen = self.seen(offset, x.size(2), count)
+        noise = ((1 - alpha_bar) * self.noise_gain)[:, None].expand(-1, count)
         symbols = self.extend(self.decide(frames, noise, alpha_bar, turn), turn)  # [2, B, S, length]
-        batch, row = offset.size(0), frames.size(1) * self.length
-        views = symbols.as_strided([batch, self.length, 2, samples], [row, 1, batch * row, 1])
-        return views[torch.arange(batch, device=offset.device), offset]
+        ends = self.cut_symbols(frames.index_select(1, edge), seen, alpha_bar, turn)
+        symbols = symbols.index_copy(2, edge, ends)
+        batch, row = x.size(0), count * self.length
+        views = symbols.as_strided([batch, self.length, 2, x.size(2)], [row, 1, batch * row, 1])
+        return views[torch.arange(batch, device=x.device), offset]
 
     def log_likelihood(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tensor:
         """log p(x | start, phase) up to a constant of x, [B].
@@ -202,9 +224,10 @@ class CpOfdm(nn.Module):
         scores, phases = [torch.zeros(0)], [torch.zeros(0)]
         for place in range(self.length):
             offset = torch.full_like(alpha_bar, float(place)).long()
-            frames, noise = self.complete(x, alpha_bar, offset, one)
+            frames = self.cut(x, offset)
             if frames.size(1) > 2:
-                frames, noise = frames[:, 1:-1], noise[:, 1:-1]
+                frames = frames[:, 1:-1]
+            noise = ((1 - alpha_bar) * self.noise_gain)[:, None].expand(-1, frames.size(1))
             phase = power_phase(self.observe(frames, noise, alpha_bar, one).flatten(1, 2), self.symmetry)
             turn = torch.complex(phase.cos(), phase.sin())
             scores.append(self.log_likelihood(x, alpha_bar, offset, turn))
@@ -219,8 +242,7 @@ class CpOfdm(nn.Module):
             for j in range(self.phases):
                 angle = centre[:, i] + (j - self.phases // 2) * step
                 turn = torch.complex(angle.cos(), angle.sin())
-                frames, noise = self.complete(x, alpha_bar, offset, turn)
-                value = self.given(x.size(2), frames, noise, alpha_bar, offset, turn)
+                value = self.given(x, alpha_bar, offset, turn)
                 mean, weight, top = accumulate(mean, weight, top, value,
                                                self.log_likelihood(x, alpha_bar, offset, turn))
         return mean

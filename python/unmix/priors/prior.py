@@ -3,9 +3,10 @@
 
 import io
 import json
+import math
 import warnings
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import torch
@@ -41,7 +42,11 @@ class Prior:
         except ValueError as error:
             raise PriorError(str(error).replace("the prior", origin, 1)) from None
         self._engines["cpu"] = engine
-        self.info = _checked_info(engine.metadata, origin)
+        try:
+            metadata = engine.metadata
+        except UnicodeDecodeError:
+            raise PriorError(f"{origin} has a prior.json that is no JSON") from None
+        self.info = _checked_info(metadata, origin)
         self.name: str = self.info["name"]
 
     @property
@@ -135,11 +140,34 @@ def _checked_info(text: str, origin: str) -> dict:
     info.setdefault("side", [])
     info.setdefault("synchronised", True)
     info.setdefault("predicts", "signal")
-    if not isinstance(info["window"], int) or info["window"] < 0:
+    if type(info["window"]) is not int or info["window"] < 0:
         raise PriorError(f"the window of {origin} must be a whole number of samples, 0 for any")
     if info["predicts"] not in ("signal", "noise"):
         raise PriorError(f"{origin} predicts '{info['predicts']}'; allowed are signal and noise")
-    modulation = info.get("modulation")
-    if modulation is not None and modulation.get("constellation") not in cons.NAMES:
-        raise PriorError(f"{origin} names an unknown constellation; known are {', '.join(cons.NAMES)}")
+    if not isinstance(info["side"], list):
+        raise PriorError(f"the side information of {origin} must be a list of names")
+    for field, count in (("band", 2), ("psd", None)):
+        value = info.get(field)
+        if value is not None and not (isinstance(value, list) and value and all(map(_is_number, value))
+                                      and count in (None, len(value))):
+            raise PriorError(f"the {field} of {origin} must be a list of {count or 'one or more'} numbers")
+    _check_modulation(info.get("modulation"), origin)
     return info
+
+
+def _check_modulation(modulation: Any, origin: str) -> None:
+    if modulation is None:
+        return
+    if not isinstance(modulation, dict):
+        raise PriorError(f"the modulation of {origin} must be an object")
+    if modulation.get("constellation") not in cons.NAMES:
+        raise PriorError(f"{origin} names an unknown constellation; known are {', '.join(cons.NAMES)}")
+    limits = {"samples_per_symbol": (2, 1024), "rolloff": (0, 1), "span": (2, 256), "first": (0, 1024)}
+    for field, (low, high) in limits.items():
+        value = modulation.get(field)
+        if not _is_number(value) or not low <= value <= high or (field in ("samples_per_symbol", "span") and value % 1):
+            raise PriorError(f"the modulation of {origin} has {field} {value}; allowed are {low} to {high}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

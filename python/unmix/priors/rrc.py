@@ -72,8 +72,9 @@ class Rrc(nn.Module):
         self.columns = 2 * self.reach + 1
         self.register_buffer("table", torch.from_numpy(np.stack([table.real, table.imag], -1)))
         pulse = taps(sps, rolloff, span)
-        frequency = 2 * np.pi * np.fft.fftfreq(4096)
-        spectrum = np.abs(np.fft.fft(pulse, 4096)) ** 2
+        points = max(4096, len(pulse))
+        frequency = 2 * np.pi * np.fft.fftfreq(points)
+        spectrum = np.abs(np.fft.fft(pulse, points)) ** 2
         #: Mean square angular frequency of the pulse, (rad/sample)^2: how well timing can be known.
         self.bandwidth: float = float(np.sum(frequency**2 * spectrum) / np.sum(spectrum))
         self.level: float = math.sqrt(sps / float(np.sum((pulse / pulse.max()) ** 2))) / (

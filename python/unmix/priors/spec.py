@@ -105,7 +105,8 @@ def _rrc(text: str, name: str, values: dict[str, str]) -> Prior:
         raise PriorError(f"first={first:g} in '{text}' is impossible; the first symbol lies at 0 to sps - 1 samples")
     module = Rrc(name, sps, rolloff, span, first, span // 2 if ends == "stream" else 0, sync == "known")
     edge = (1 + rolloff) / (2 * sps)
-    density = np.abs(np.fft.fft(taps(sps, rolloff, span), _PSD_BINS * 64)) ** 2
+    pulse = taps(sps, rolloff, span)
+    density = np.abs(np.fft.fft(pulse, _PSD_BINS * max(64, -(-len(pulse) // _PSD_BINS)))) ** 2
     return from_module(module, {
         "format": FORMAT, "name": text, "kind": "rrc", "window": 0, "predicts": "signal",
         "side": ["timing", "phase"], "synchronised": sync == "known", "band": [-edge, edge],

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take apart a recording in which two (or more) transmitters overlap in time and frequency."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from gnuradio.unmix import __version__, captures, priors, report, separators
+from gnuradio.unmix.outputs import write_text
+from gnuradio.unmix.recording import DEFAULT_INTERFERENCE, DEFAULT_SOI, Cancelled, Recording, RecordingError, Settings
+from tqdm import tqdm
+
+NAME = "separate_file.py"
+EPILOG = f"""SPEC describes what is known about a signal (its prior):
+
+{priors.HELP}
+
+Written to the output folder, STEM being the capture's name without its suffix:
+  STEM_soi.sigmf-meta, .sigmf-data            the signal of interest, cf32, in the capture's units, sample for sample
+  STEM_interference.sigmf-meta, .sigmf-data   the interference (STEM_interference1, 2, ... where there are several)
+  STEM_bits.u8                                the SOI's bits, one byte 0 or 1 per bit, where modulation, timing and
+                                              phase are known; first bit first, hard decisions
+  STEM_report.json                            settings, levels, every window's agreement, stretches to distrust
+  STEM_*.png                                  with --plots
+Files of an earlier run are replaced. Ctrl-C keeps what is finished; a second Ctrl-C gives up at once.
+
+Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of this program (UNMIX_DEBUG=1 shows where)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message):
+        raise RecordingError(message)
+
+
+def sir(text):
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither auto nor a number of dB") from None
+
+
+def rate(text):
+    try:
+        return captures.parse_rate(text)
+    except captures.CaptureError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def arguments(argv):
+    """Settings and the options that concern this front end alone."""
+    parser = Parser(prog=NAME, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capture", metavar="CAPTURE",
+                        help="SigMF (either file or their stem), raw IQ (.cf32 .cfile .ci16 .cs8 .cu8 ...) or two-channel WAV")
+    parser.add_argument("--soi", default=DEFAULT_SOI, metavar="SPEC", help="the signal of interest (default %(default)s)")
+    parser.add_argument("--interference", action="append", metavar="SPEC",
+                        help=f"give it once per interferer (default {DEFAULT_INTERFERENCE})")
+    parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}")
+    parser.add_argument("--sir-db", type=sir, default=None, metavar="auto|X",
+                        help="power of the SOI over all interference, dB (default: estimated from the spectrum)")
+    parser.add_argument("--format", default="auto", help="auto, cf32, ci16, ci8, cu8, wav, ... (default: from name or metadata)")
+    parser.add_argument("--samp-rate", type=rate, metavar="R", help="samples/s, such as 25e6 or 2.4M, where the file does not say")
+    parser.add_argument("--window", type=int, metavar="N", help="samples (default: 2560, or what a prior was made for)")
+    parser.add_argument("--overlap", type=int, metavar="N", help="samples (default: about a tenth of a window)")
+    parser.add_argument("--steps", type=int, metavar="N", help="largest number of calls of each prior (default: the method's)")
+    parser.add_argument("--seed", type=int, default=0, help="of random numbers; the same seed gives the same result")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--batch", type=int, default=64, metavar="N", help="windows worked on at a time (default %(default)s)")
+    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: STEM_unmix in the current folder)")
+    parser.add_argument("--plots", action="store_true", help="draw spectrogram, spectrum, constellation and agreement")
+    parser.add_argument("--json", metavar="FILE|-", help="write the report here as well; -: to standard output, alone")
+    parser.add_argument("--reference", metavar="FILE",
+                        help="the truth, to count errors: a capture of the SOI alone in the same units, or its bits, one byte "
+                             "each (.u8, .bits, .npy)")
+    parser.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
+    args = parser.parse_args(argv)
+    settings = Settings(
+        args.capture, args.soi, tuple(args.interference or (DEFAULT_INTERFERENCE,)), args.method, args.sir_db, args.format,
+        args.samp_rate, args.window, args.overlap, args.steps, args.seed, args.device, args.batch, args.output, args.plots,
+        args.reference)
+    if args.json not in (None, "-"):
+        check_json(Path(args.json), settings)
+    return settings, args
+
+
+def check_json(path, settings):
+    """Refuse a report that could not be written in the end, or would replace an input."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RecordingError(f"the report {path} cannot be written: it must be a file in a folder that exists and is writable")
+    inputs = [Path(f) for f in (settings.capture, settings.reference) if f]
+    inputs += [Path(f"{str(p).removesuffix('.sigmf-meta').removesuffix('.sigmf-data')}{suffix}") for p in inputs
+               for suffix in (".sigmf-meta", ".sigmf-data")]
+    if path.exists() and any(p.exists() and p.samefile(path) for p in inputs):
+        raise RecordingError(f"the report {path} would overwrite an input; name another file (--json)")
+
+
+class Meter:
+    """Progress on stderr: a bar with the time left on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, quiet):
+        self.quiet, self.bar, self.last, self.tenth = quiet, None, time.monotonic(), 0
+        self.began = self.last
+
+    def __call__(self, done, total):
+        if self.quiet:
+            return
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, bar_format="{percentage:3.0f} %|{bar}| "
+                                "{n:.0f} of {total:.0f} windows, {elapsed} gone, {remaining} left")
+            self.bar.update(done - self.bar.n)
+            return
+        now, tenth = time.monotonic(), int(10 * done / total)
+        if tenth > self.tenth and done < total and now - self.last >= 5:
+            left = (now - self.began) * (total - done) / done
+            print(f"{100 * done / total:.0f} %, {done:.0f} of {total} windows, about {left:.0f} s left", file=sys.stderr, flush=True)
+            self.last, self.tenth = now, tenth
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def listen(cancel):
+    """The first SIGINT or SIGTERM cancels, the next one interrupts. Returns what puts the handlers back."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def handler(number, frame):
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    return lambda: [signal.signal(number, before) for number, before in old.items()]
+
+
+def separate(settings, args):
+    def say(line):
+        if not args.quiet:
+            print(line, file=sys.stderr, flush=True)
+    cancel, meter = separators.CancelFlag(), Meter(args.quiet)
+    restore = listen(cancel)
+    try:
+        outcome = Recording(settings, __version__, say, meter, cancel).run()
+    finally:
+        meter.close()
+        restore()
+    text = report.to_json(outcome)
+    if args.json == "-":
+        print(text)
+    elif args.json:
+        write_text(Path(args.json), text + "\n")
+    if not args.quiet:
+        lines = list(outcome["summary"])
+        if outcome["files"]:
+            lines.append(f"written to {outcome['output']}: {', '.join(outcome['files'])}")
+        print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
+    if outcome["complete"]:
+        return 0
+    kept = "what was finished is kept" if outcome["files"] else "no window was finished, so nothing was written"
+    at = outcome["cancelled"]
+    print(f"{NAME}: cancelled at sample {at['at_sample']} of {at['of_samples']}; {kept}", file=sys.stderr)
+    return 3
+
+
+def main(argv=None):
+    try:
+        return separate(*arguments(argv))
+    except RecordingError as error:
+        print(f"{NAME}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (Cancelled, KeyboardInterrupt):
+        print(f"{NAME}: cancelled; nothing was written", file=sys.stderr)
+        return 3
+    except Exception as error:  # noqa: BLE001 (the last resort: one line for people, the rest on request)
+        if os.environ.get("UNMIX_DEBUG"):
+            traceback.print_exc()
+        print(f"{NAME}: a defect of this program: {type(error).__name__}: {' '.join(str(error).split())} "
+              "(UNMIX_DEBUG=1 shows where)", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of one separation: they get their names together at the end, or nothing is left of them."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .captures import CaptureError, SigMFWriter
+
+_SUFFIXES = {"sigmf-meta", "sigmf-data", "cf32", "fc32", "cf64", "fc64", "cfile", "iq", "ci8", "cs8", "sc8", "c8", "ci16",
+             "cs16", "sc16", "c16", "ci32", "cs32", "sc32", "cu8", "uc8", "cu16", "uc16", "cu32", "uc32", "wav", "raw",
+             "bin", "dat"}
+
+
+def stem_of(path: str) -> str:
+    """The name of a capture without folder and suffix; a dot in a stem such as 'pass_2.4M' is no suffix."""
+    name = Path(path).name
+    base, dot, suffix = name.rpartition(".")
+    return base if dot and base and suffix.lower() in _SUFFIXES else name
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that its name never stands for half of it. Raises OSError."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class Outputs:
+    """Separated streams, bits and report in one folder.
+
+    folder: made where it is missing. stem: of all names. sources: K >= 2 dicts, SOI first, with `description` and
+    `extra` (global metadata). bits: whether there are any. keep: files that must not be overwritten.
+    Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep.
+    """
+
+    def __init__(self, folder: Path, stem: str, sources: Sequence[dict], sample_rate: float | None,
+                 frequency: float | None, bits: bool, keep: Sequence[Path] = ()):
+        self.folder, self.stem = Path(folder), stem
+        count = len(sources) - 1
+        names = ["soi"] + (["interference"] if count == 1 else [f"interference{i + 1}" for i in range(count)])
+        self.stems = [self.folder / f"{stem}_{name}" for name in names]
+        self.bits_path = self.folder / f"{stem}_bits.u8" if bits else None
+        self.report_path = self.folder / f"{stem}_report.json"
+        self.writers: list[SigMFWriter] = []
+        self._made: list[Path] = []
+        self._bits = self._bits_part = None
+        paths = [Path(f"{s}{suffix}") for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
+        for path in [*paths, self.report_path, *([self.bits_path] if bits else [])]:
+            if any(path.exists() and other.exists() and path.samefile(other) for other in keep):
+                raise CaptureError(f"The output {path} would overwrite an input: name another folder (--output).")
+            if path.is_dir():
+                raise CaptureError(f"The output {path} cannot be written: a folder of that name is in the way.")
+        try:
+            self._make_folder()
+            for path, source in zip(self.stems, sources, strict=True):
+                # the name may have a suffix of its own, which the writer must not mistake for SigMF's
+                self.writers.append(SigMFWriter(f"{path}.sigmf-data", sample_rate, frequency, source["description"],
+                                                source["extra"]))
+            if bits:
+                self._bits_part = self.folder / f".{stem}.{secrets.token_hex(4)}.u8.part"
+                self._bits = open(self._bits_part, "xb")  # noqa: SIM115 (close and abort close it)
+        except OSError as error:
+            self.abort()
+            raise CaptureError(f"The output folder {self.folder} cannot be written: {error.strerror or error}.") from None
+        except BaseException:
+            self.abort()
+            raise
+
+    def _make_folder(self) -> None:
+        missing = []
+        folder = self.folder
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        self._made = missing
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise CaptureError(f"The output folder {self.folder} may not be written: its permissions do not allow it.")
+
+    @property
+    def length(self) -> int:
+        """Samples written so far, of each source."""
+        return self.writers[0].length
+
+    @property
+    def files(self) -> list[str]:
+        """Names of what is there once it is closed, without the report's."""
+        names = [f"{s.name}{suffix}" for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
+        return names + ([self.bits_path.name] if self.bits_path is not None else [])
+
+    def write(self, sources: np.ndarray, bits: np.ndarray) -> None:
+        """Append sources complex64 [K, n] and bits uint8 [m]. Raises OSError where the disk is full."""
+        for writer, wave in zip(self.writers, sources, strict=True):
+            writer.write(wave)
+        if self._bits is not None:
+            self._bits.write(bits.tobytes())
+
+    def close(self, complete: bool, annotations: Sequence[dict]) -> None:
+        """Give all files their names. complete: False marks them as cut short. Raises OSError, CaptureError."""
+        for writer in self.writers:
+            writer.annotate(annotations)
+            writer.close(complete)
+        if self._bits is not None:
+            self._bits.close()
+            self._bits = None
+            os.replace(self._bits_part, self.bits_path)
+
+    def abort(self) -> None:
+        """Remove what has no name yet, and folders that were made for it. Safe at any time."""
+        for writer in self.writers:
+            writer.abort()
+        if self._bits is not None:
+            with contextlib.suppress(OSError):
+                self._bits.close()
+            self._bits = None
+            self._bits_part.unlink(missing_ok=True)
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # something else lives there by now
+                folder.rmdir()
+        self._made = []

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Separating one recording from file to files: open, check, estimate levels, stream through, write, report."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import priors, report
+from .captures import Capture, CaptureError, check_not_constant, open_capture
+from .estimators import Levels, estimate_levels
+from .outputs import Outputs, stem_of, write_text
+from .priors import PriorError
+from .quality import Quality, Reference
+from .separators import CancelFlag
+from .stream import StreamSeparator, Stretch
+from .survey import scan, survey
+from .unmix_python import cuda_available
+
+DEFAULT_SOI = "rrc:qpsk,sps=16,rolloff=0.5,span=8"
+DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
+
+
+class RecordingError(ValueError):
+    """Something about the input that cannot be used; the message is one sentence, and nothing was written."""
+
+
+class Cancelled(Exception):
+    """Cancelled before anything was written."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to separate a recording.
+
+    capture, format, sample_rate: see captures.open_capture. soi, interference: prior specifications, see priors.HELP.
+    method, steps, window (samples), overlap (samples), batch (windows), seed: see StreamSeparator, None for its
+    defaults. sir_db: None estimates it. device: auto, cpu or cuda. output: folder (default: <stem>_unmix in the current
+    folder). reference: the truth, see quality.Reference. plots: draw pictures as well.
+    """
+
+    capture: str
+    soi: str = DEFAULT_SOI
+    interference: Sequence[str] = (DEFAULT_INTERFERENCE,)
+    method: str = "auto"
+    sir_db: float | None = None
+    format: str = "auto"
+    sample_rate: float | None = None
+    window: int | None = None
+    overlap: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    batch: int = 64
+    output: str | None = None
+    plots: bool = False
+    reference: str | None = None
+
+
+class Recording:
+    """One separation. Construction checks everything that can be checked before a file is written.
+
+    announce: called with a line about what was found or decided. progress: called with the windows done (a fraction
+    too) and all windows. cancel: set from a signal handler or another thread; what is finished by then is kept.
+    Raises RecordingError, and Cancelled.
+    """
+
+    def __init__(self, settings: Settings, version: str, announce: Callable[[str], None] = lambda line: None,
+                 progress: Callable[[float, int], None] = lambda done, total: None,
+                 cancel: CancelFlag | None = None):
+        self.settings, self.version = settings, version
+        self._announce, self._progress = announce, progress
+        self._cancel = cancel or CancelFlag()
+        try:
+            self._check_numbers()
+            self._open()
+        except (ValueError, OSError) as error:  # CaptureError and PriorError are ValueErrors
+            raise RecordingError(str(error)) from error
+
+    def _check_numbers(self) -> None:
+        s = self.settings
+        for name, value in (("window", s.window), ("steps", s.steps), ("batch", s.batch)):
+            if value is not None and value < 1:
+                raise RecordingError(f"--{name} {value} is impossible; it must be at least 1")
+        if not 0 <= s.seed < 1 << 64:
+            raise RecordingError(f"--seed {s.seed} is impossible; it must lie between 0 and 2^64 - 1")
+        if s.sir_db is not None and not abs(s.sir_db) <= 100:
+            raise RecordingError(f"--sir-db {s.sir_db:g} is impossible; it must be auto or lie between -100 and 100 dB")
+        if not s.interference:
+            raise RecordingError("a separation needs at least one --interference")
+        if s.device not in ("auto", "cpu", "cuda"):
+            raise RecordingError(f"unknown device '{s.device}'; allowed are auto, cpu and cuda")
+
+    def _open(self) -> None:
+        s = self.settings
+        self.device = ("cuda" if cuda_available() else "cpu") if s.device == "auto" else s.device
+        self.capture = open_capture(s.capture, s.format, s.sample_rate)
+        capture = self.capture
+        rate = f"{capture.sample_rate:.12g} samples/s" if capture.sample_rate else "sample rate unknown"
+        self._announce(f"capture {capture.path}: {capture.length} samples, {rate}; {capture.format_reason}")
+        self.priors = [priors.parse(text) for text in (s.soi, *s.interference)]
+        for name, prior in zip(("SOI", *["interference"] * len(s.interference)), self.priors, strict=True):
+            self._announce(f"{name}: {priors.describe(prior)}")
+        # A first one with any levels: what does not fit is refused before a long file is read.
+        self._separator(Levels(np.ones(len(self.priors)), 0.0))
+        self.stem = stem_of(s.capture)
+        self.folder = Path(f"{self.stem}_unmix" if s.output is None else s.output)
+        if s.plots:
+            from .plots import require
+            require()
+        check_not_constant(capture)
+        scan(capture, lambda: not self._cancel.is_set())
+        if self._cancel.is_set():
+            raise Cancelled
+        self.reference = None if s.reference is None else Reference(s.reference, capture.length)
+        self.levels = self._estimate_levels()
+        self._stream = self._separator(self.levels)
+        self._try_priors()
+        modulation = self.priors[0].modulation if self.priors[0].info["synchronised"] else None
+        self._quality = Quality(modulation, float(self.levels.gains[0]), self.reference)
+        self._has_bits = modulation is not None
+        plan = self._stream.plan
+        self._total = plan.count_before_end(capture.length) + 1
+        self._announce(f"{self._stream.method} on {self.device}: {self._total} windows of {plan.window} samples, "
+                       f"overlapping by {plan.overlap}, seed {s.seed}")
+
+    def _separator(self, levels: Levels) -> StreamSeparator:
+        s = self.settings
+        return StreamSeparator(self.priors, levels, s.method, s.steps, s.window, s.overlap, s.seed, self.device, s.batch,
+                               cancel=self._cancel)
+
+    def _estimate_levels(self) -> Levels:
+        sir_db = self.settings.sir_db
+        density, power = survey(self.capture)
+        try:
+            levels = estimate_levels(density, power, self.priors, sir_db)
+        except PriorError:
+            if sir_db is None:
+                raise
+            # Without the signals' spectra the noise cannot be told apart: take all power for signals.
+            others = np.full(len(self.priors) - 1, 10 ** (-sir_db / 10) / (len(self.priors) - 1))
+            share = np.concatenate([[1.0], others])
+            levels = Levels(np.sqrt(share * power / share.sum()), 0.0)
+        if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
+            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of the signals of the given priors")
+        how = "estimated from the spectrum" if sir_db is None else "as given"
+        noise = 10 * math.log10(max(levels.noise_variance / levels.gains[0] ** 2, 1e-30))
+        floor = f"noise {noise:.1f} dB relative to the SOI" if noise > -100 else "no noise"
+        amplitudes = ", ".join(f"{g:.4g}" for g in levels.gains)
+        self._announce(f"levels: SIR {levels.sir_db:.1f} dB, {how}; amplitudes {amplitudes}; {floor}")
+        return levels
+
+    def _try_priors(self) -> None:
+        """Call priors that came from files once: one whose network fails is refused before anything is written."""
+        plan = self._stream.plan
+        length = plan.window if self._stream.fixed_window else min(plan.window, self.capture.length)
+        for prior in self.priors:
+            if prior.module is not None:
+                continue
+            try:
+                answer = prior.engine(self.device).denoise(np.zeros((1, length), np.complex64),
+                                                           np.full(1, 0.5, np.float32), None)
+            except (ValueError, RuntimeError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise RecordingError(f"the prior {prior.name} fails on a window of {length} samples: {first}") from error
+            if not np.isfinite(answer).all():
+                raise RecordingError(f"the prior {prior.name} answers a window of zeros with values that are not finite")
+
+    def run(self) -> dict:
+        """Separate the recording and write the files; returns the report.
+
+        `cancelled` in it is None, or says how far it came; where no window was finished, nothing is written.
+        Raises RecordingError for samples that prove broken on the way or files that cannot be written; nothing is left
+        then. After KeyboardInterrupt nothing is left either.
+        """
+        outputs = None
+        tally = report.Tally(checks=self._stream.method != "matched-filter")
+        try:
+            outputs = self._make_outputs()
+            self._pump(outputs, tally)
+            done, whole = outputs.length, outputs.length == self.capture.length
+            outcome = self._report(tally, done)
+            if done:
+                outcome["files"] = outputs.files
+                outputs.close(whole, tally.annotations())
+                outcome["files"].append(outputs.report_path.name)
+                write_text(outputs.report_path, report.to_json(outcome) + "\n")
+                if self.settings.plots and whole:
+                    self._draw(outputs, outcome)
+                    write_text(outputs.report_path, report.to_json(outcome) + "\n")  # names the pictures too
+            else:
+                outputs.abort()
+            return outcome
+        except (CaptureError, PriorError) as error:
+            raise RecordingError(str(error)) from error
+        except OSError as error:
+            raise RecordingError(f"the output folder {self.folder} cannot be written: {error.strerror or error}") from error
+        finally:
+            if outputs is not None:
+                outputs.abort()  # does nothing after close
+
+    def _make_outputs(self) -> Outputs:
+        s, plan = self.settings, self._stream.plan
+        extra = {"core:recorder": f"gr-unmix {self.version}", "unmix:method": self._stream.method,
+                 "unmix:priors": [p.name for p in self.priors], "unmix:seed": s.seed, "unmix:version": self.version,
+                 "unmix:sir_db": self.levels.sir_db, "unmix:steps": s.steps, "unmix:window": plan.window,
+                 "unmix:overlap": plan.overlap, "unmix:capture": self.capture.path.name}
+        extra = {key: value for key, value in extra.items() if value is not None}
+        names = ["signal of interest"] + ["interference"] * (len(self.priors) - 1)
+        sources = [{"description": f"The {name}, {prior.name}, separated from {self.capture.path.name}.",
+                    "extra": extra | {"unmix:signal": name, "unmix:prior": prior.name}}
+                   for name, prior in zip(names, self.priors, strict=True)]
+        keep = [self.capture.path, Path(s.capture), self.capture.path.with_suffix(".sigmf-meta")]
+        if self.reference is not None:
+            path = Path(s.reference)
+            keep += [path, path.with_suffix(".sigmf-meta")]
+            if self.reference.capture is not None:
+                keep.append(self.reference.capture.path)
+        return Outputs(self.folder, self.stem, sources, self.capture.sample_rate, self.capture.center_frequency,
+                       self._has_bits, keep)
+
+    def _pump(self, outputs: Outputs, tally: report.Tally) -> None:
+        """Everything from capture to files, a batch of windows at a time."""
+        capture, stream, plan = self.capture, self._stream, self._stream.plan
+        position = 0
+        count = self.settings.batch * plan.hop + plan.overlap + 1  # this completes the first batch
+        while position < capture.length and not self._cancel.is_set():
+            samples = capture.read(position, count)
+            position += len(samples)
+            count = self.settings.batch * plan.hop
+            ready = max(0, (position - plan.window - 1) // plan.hop + 1)
+            self._store(stream.push(samples, self._meter(tally, ready)), outputs, tally)
+        if not self._cancel.is_set():
+            self._store(stream.finish(self._meter(tally, self._total)), outputs, tally)
+        if outputs.length:
+            outputs.write(np.zeros((len(self.priors), 0), np.complex64), self._quality.finish())
+
+    def _meter(self, tally: report.Tally, until: int) -> Callable[[float, int], bool]:
+        """The separator's progress over windows tally.count .. until as progress over the whole recording."""
+        first = tally.count
+
+        def meter(fraction: float, _: int) -> bool:
+            self._progress(first + fraction * (until - first), self._total)
+            return not self._cancel.is_set()
+        return meter
+
+    def _store(self, stretch: Stretch | None, outputs: Outputs, tally: report.Tally) -> None:
+        if stretch is None:
+            return
+        mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
+        bits = self._quality.push(stretch.start, mixture, stretch.sources)
+        outputs.write(stretch.sources, bits)
+        tally.add(stretch.reports)
+        self._progress(float(tally.count), self._total)
+
+    def _report(self, tally: report.Tally, done: int) -> dict:
+        s, capture, plan, levels = self.settings, self.capture, self._stream.plan, self.levels
+        noise = levels.noise_variance / float(levels.gains[0]) ** 2
+        cancelled = None if done == capture.length else {"at_sample": done, "of_samples": capture.length}
+        outcome = {
+            "format": report.FORMAT,
+            "complete": cancelled is None,
+            "cancelled": cancelled,
+            "capture": {"file": str(capture.path), "format": capture.datatype, "format_reason": capture.format_reason,
+                        "length": capture.length, "sample_rate": capture.sample_rate,
+                        "center_frequency": capture.center_frequency,
+                        "duration_s": capture.length / capture.sample_rate if capture.sample_rate else None},
+            "settings": {"soi": s.soi, "interference": list(s.interference), "method": self._stream.method,
+                         "sir_db": "auto" if s.sir_db is None else s.sir_db, "window": plan.window,
+                         "overlap": plan.overlap, "steps": s.steps, "seed": s.seed, "device": self.device,
+                         "batch": s.batch},
+            "priors": [{k: v for k, v in p.info.items() if k != "psd"} for p in self.priors],
+            "levels": {"sir_db": levels.sir_db, "sir_estimated": s.sir_db is None,
+                       "soi_amplitude": float(levels.gains[0]),
+                       "interference_amplitudes": [float(g) for g in levels.gains[1:]],
+                       "noise_power": levels.noise_variance,
+                       "noise_relative_to_soi_db": 10 * math.log10(noise) if noise > 0 else None},
+            "versions": report.versions(self.version),
+            "output": str(self.folder),
+            "files": [],
+            "result": tally.result(capture.sample_rate),
+            "quality": self._quality.result(),
+            "windows_every": tally.every,
+            "windows": tally.windows,
+        }
+        outcome["summary"] = report.summary(outcome)
+        return outcome
+
+    def _draw(self, outputs: Outputs, outcome: dict) -> None:
+        from .plots import draw
+        separated = [self._reopen(stem) for stem in outputs.stems]
+        modulation = self.priors[0].modulation if self._has_bits else None
+        outcome["files"] += draw(outputs.folder, outputs.stem, self.capture, separated, modulation, outcome)
+
+    @staticmethod
+    def _reopen(stem: Path) -> Capture:
+        return open_capture(f"{stem}.sigmf-data")
+
+
+def separate_recording(settings: Settings, version: str, **callbacks) -> dict:
+    """Separate a recording in one go; see Recording for arguments and exceptions. Returns the report."""
+    return Recording(settings, version, **callbacks).run()

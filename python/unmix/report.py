@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is said about a separation: a report for machines (JSON) and a summary for people."""
+
+import dataclasses
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+from .stream import WindowReport
+
+FORMAT = 1
+TRUST = 0.9  # windows with less agreement are to be distrusted
+MOST_WINDOWS = 20000
+MOST_STRETCHES = 1000
+
+
+class Tally:
+    """Counts over the windows of a stream, in memory that does not grow with it.
+
+    checks: whether the method measures agreement at all.
+    """
+
+    def __init__(self, checks: bool):
+        self.checks = checks
+        self.windows: list[dict] = []  # every `every`-th one
+        self.every = 1
+        self.count = self.agreed = self.calls = 0
+        self.seconds = 0.0
+        self.outcomes: Counter = Counter()
+        self.distrusted: list[dict] = []
+        self.distrusted_samples = self.unlisted = 0
+        self._power_ratio = 0.0
+
+    def add(self, reports: Sequence[WindowReport]) -> None:
+        """Count windows, which must come in order."""
+        for report in reports:
+            broken = report.outcome in ("diverged", "untouched")
+            agreement = 0.0 if broken else report.agreement
+            if self.count % self.every == 0:
+                row = dataclasses.asdict(report) | {"agreement": agreement}
+                if broken or not self.checks:
+                    row["disagreement"] = None
+                if not self.checks:
+                    row["agreement"] = None
+                self.windows.append(row)
+                if len(self.windows) > MOST_WINDOWS:
+                    self.windows = self.windows[::2]
+                    self.every *= 2
+            self.count += 1
+            self.calls += report.calls
+            self.seconds += report.seconds
+            self.outcomes[report.outcome] += 1
+            self._power_ratio += 10 ** (-report.sir_db / 10)
+            if broken or (self.checks and agreement < TRUST):
+                self._distrust(report.start, report.length, agreement)
+            elif self.checks:
+                self.agreed += 1
+
+    def _distrust(self, start: int, length: int, agreement: float) -> None:
+        self.distrusted_samples += length
+        last = self.distrusted[-1] if self.distrusted else None
+        if last is not None and last["start"] + last["samples"] == start:
+            last["samples"] += length
+            last["lowest_agreement"] = min(last["lowest_agreement"], agreement)
+        elif len(self.distrusted) < MOST_STRETCHES:
+            self.distrusted.append({"start": start, "samples": length, "lowest_agreement": agreement})
+        else:
+            self.unlisted += length
+
+    def annotations(self) -> list[dict]:
+        """SigMF annotations of the stretches to distrust."""
+        return [{"core:sample_start": s["start"], "core:sample_count": s["samples"], "core:label": "distrust",
+                 "core:comment": "The estimates of the signals do not explain the capture here.",
+                 "unmix:agreement": s["lowest_agreement"]} for s in self.distrusted]
+
+    def result(self, sample_rate: float | None) -> dict:
+        """The report's `result`. sample_rate: samples/s or None."""
+        rows = [dict(s) for s in self.distrusted]
+        for row in rows:
+            row["start_s"] = row["start"] / sample_rate if sample_rate else None
+            row["duration_s"] = row["samples"] / sample_rate if sample_rate else None
+        count = max(1, self.count)
+        ratio = self._power_ratio / count
+        return {"windows": self.count, "agreed": self.agreed if self.checks else None, "outcomes": dict(self.outcomes),
+                "distrusted": rows, "distrusted_samples": self.distrusted_samples,
+                "distrusted_samples_not_listed": self.unlisted,
+                "sir_db": -10 * math.log10(ratio) if ratio > 0 else None,
+                "calls_per_window": self.calls / count, "seconds": self.seconds,
+                "ms_per_window": 1e3 * self.seconds / count}
+
+
+def versions(own: str) -> dict:
+    """Versions of what a result depends on."""
+    return {"unmix": own, "torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__,
+            "python": platform.python_version()}
+
+
+def summary(report: dict) -> list[str]:
+    """A report in plain words, a line each."""
+    result, capture, settings = report["result"], report["capture"], report["settings"]
+    rate, count = capture["sample_rate"], result["windows"]
+    lines = []
+    if report["cancelled"]:
+        at, of = report["cancelled"]["at_sample"], report["cancelled"]["of_samples"]
+        lines.append(f"cancelled at sample {at} of {of}; what was finished is kept and marked as incomplete")
+    if not count:
+        return lines
+    took = f"{result['ms_per_window']:.3g} ms per window on {settings['device']}"
+    if result["agreed"] is None:
+        lines.append(f"{count} windows done, {took}; {settings['method']} does not check its own result")
+    else:
+        which = "the only window" if count == 1 else f"{result['agreed']} of {count} windows"
+        if count == 1:
+            verdict = "agreed" if result["agreed"] else "did not agree"
+            lines.append(f"{which} {verdict}, {took}")
+        else:
+            lines.append(f"{which} agreed, {took}")
+        lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
+    if result["distrusted"]:
+        share = result["distrusted_samples"] / max(1, capture["length"])
+        listed = [span(s["start"], s["samples"], rate) for s in result["distrusted"][:5]]
+        if len(result["distrusted"]) > 5:
+            listed.append(f"and {len(result['distrusted']) - 5} more in the report")
+        lines.append(f"distrust {percent(share)} of the capture: {', '.join(listed)}")
+    quality = report["quality"]
+    if quality["evm_after"] is not None:
+        lines.append(f"EVM {percent(quality['evm_before'])} before, {percent(quality['evm_after'])} after")
+    truth = quality["reference"]
+    if truth and "ber_after" in truth:
+        before, after = truth["ber_before"], truth["ber_after"]
+        low, high = after["ci95"]
+        lines.append(f"bit error rate {error_rate(before['rate'])} before, {error_rate(after['rate'])} after "
+                     f"({after['errors']} of {after['bits']} bits, 95 % interval {error_rate(low)} to {error_rate(high)})")
+        if truth.get("true_bits", quality["bits"]) != quality["bits"]:
+            lines.append(f"the reference holds {truth['true_bits']} bits and the capture {quality['bits']}; "
+                         f"{after['bits']} were compared")
+    if truth and "mse_after_db" in truth:
+        lines.append(f"mean squared error {truth['mse_before_db']:.1f} dB before, {truth['mse_after_db']:.1f} dB after, "
+                     "relative to the signal of interest")
+    return lines
+
+
+def span(start: int, samples: int, rate: float | None) -> str:
+    """A stretch of samples for people."""
+    text = f"samples {start} to {start + samples - 1}"
+    return f"{text} ({start / rate:.6g} s to {(start + samples) / rate:.6g} s)" if rate else text
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as '3.2 %'."""
+    return "unknown" if ratio is None or not math.isfinite(ratio) else f"{100 * ratio:.{1 if ratio < 1 else 0}f} %"
+
+
+def error_rate(rate: float | None) -> str:
+    """A bit error rate: '0', '0.30', '1.2e-03', or 'unknown' where there were no bits."""
+    if rate is None or not math.isfinite(rate):
+        return "unknown"
+    return "0" if rate == 0 else f"{rate:.2f}" if rate >= 0.01 else f"{rate:.1e}"
+
+
+def to_json(report: dict) -> str:
+    """The report as strict JSON: what is not finite becomes null."""
+    return json.dumps(_plain(report), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
