@@ -30,7 +30,7 @@ Written to the output folder, STEM being the capture's name without its suffix:
   STEM_*.png                                  with --plots
 Files of an earlier run are replaced. Ctrl-C keeps what is finished; a second Ctrl-C gives up at once.
 
-Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of this program (UNMIX_DEBUG=1 shows where)."""
+Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of ours (UNMIX_DEBUG=1 shows where)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,34 +60,40 @@ def arguments(argv):
     """Settings and the options that concern this front end alone."""
     parser = Parser(prog=NAME, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("capture", metavar="CAPTURE",
-                        help="SigMF (either file or their stem), raw IQ (.cf32 .cfile .ci16 .cs8 .cu8 ...) or two-channel WAV")
-    parser.add_argument("--soi", default=DEFAULT_SOI, metavar="SPEC", help="the signal of interest (default %(default)s)")
+                        help="SigMF (either file or their stem), raw IQ (.cf32 .ci16 .cu8 ...) or two-channel WAV")
+    parser.add_argument("--soi", default=DEFAULT_SOI, metavar="SPEC",
+                        help="the signal of interest (default %(default)s)")
     parser.add_argument("--interference", action="append", metavar="SPEC",
                         help=f"give it once per interferer (default {DEFAULT_INTERFERENCE})")
     parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}")
     parser.add_argument("--sir-db", type=sir, default=None, metavar="auto|X",
                         help="power of the SOI over all interference, dB (default: estimated from the spectrum)")
-    parser.add_argument("--format", default="auto", help="auto, cf32, ci16, ci8, cu8, wav, ... (default: from name or metadata)")
-    parser.add_argument("--samp-rate", type=rate, metavar="R", help="samples/s, such as 25e6 or 2.4M, where the file does not say")
+    parser.add_argument("--format", default="auto",
+                        help="auto, cf32, ci16, ci8, cu8, wav, ... (default: from name or metadata)")
+    parser.add_argument("--samp-rate", type=rate, metavar="R",
+                        help="samples/s, such as 25e6 or 2.4M, where the file does not say")
     parser.add_argument("--window", type=int, metavar="N", help="samples (default: 2560, or what a prior was made for)")
     parser.add_argument("--overlap", type=int, metavar="N", help="samples (default: about a tenth of a window)")
-    parser.add_argument("--steps", type=int, metavar="N", help="largest number of calls of each prior (default: the method's)")
+    parser.add_argument("--steps", type=int, metavar="N",
+                        help="largest number of calls of each prior (default: the method's)")
     parser.add_argument("--seed", type=int, default=0, help="of random numbers; the same seed gives the same result")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--batch", type=int, default=64, metavar="N", help="windows worked on at a time (default %(default)s)")
-    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: STEM_unmix in the current folder)")
+    parser.add_argument("--batch", type=int, default=64, metavar="N",
+                        help="windows worked on at a time (default %(default)s)")
+    parser.add_argument("--output", metavar="DIR",
+                        help="folder to write to (default: STEM_unmix in the current folder)")
     parser.add_argument("--plots", action="store_true", help="draw spectrogram, spectrum, constellation and agreement")
     parser.add_argument("--json", metavar="FILE|-", help="write the report here as well; -: to standard output, alone")
     parser.add_argument("--reference", metavar="FILE",
-                        help="the truth, to count errors: a capture of the SOI alone in the same units, or its bits, one byte "
-                             "each (.u8, .bits, .npy)")
+                        help="the truth, to count errors: a capture of the SOI alone in the same units, or its bits, "
+                             "one byte each (.u8, .bits, .npy)")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     args = parser.parse_args(argv)
     settings = Settings(
-        args.capture, args.soi, tuple(args.interference or (DEFAULT_INTERFERENCE,)), args.method, args.sir_db, args.format,
-        args.samp_rate, args.window, args.overlap, args.steps, args.seed, args.device, args.batch, args.output, args.plots,
-        args.reference)
+        args.capture, args.soi, tuple(args.interference or (DEFAULT_INTERFERENCE,)), args.method, args.sir_db,
+        args.format, args.samp_rate, args.window, args.overlap, args.steps, args.seed, args.device, args.batch,
+        args.output, args.plots, args.reference)
     if args.json not in (None, "-"):
         check_json(Path(args.json), settings)
     return settings, args
@@ -97,7 +103,8 @@ def check_json(path, settings):
     """Refuse a report that could not be written in the end, or would replace an input."""
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise RecordingError(f"the report {path} cannot be written: it must be a file in a folder that exists and is writable")
+        raise RecordingError(f"the report {path} cannot be written: it must be a file in a folder that exists and may "
+                             "be written")
     inputs = [Path(f) for f in (settings.capture, settings.reference) if f]
     inputs += [Path(f"{str(p).removesuffix('.sigmf-meta').removesuffix('.sigmf-data')}{suffix}") for p in inputs
                for suffix in (".sigmf-meta", ".sigmf-data")]
@@ -124,7 +131,8 @@ class Meter:
         now, tenth = time.monotonic(), int(10 * done / total)
         if tenth > self.tenth and done < total and now - self.last >= 5:
             left = (now - self.began) * (total - done) / done
-            print(f"{100 * done / total:.0f} %, {done:.0f} of {total} windows, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{100 * done / total:.0f} %, {done:.0f} of {total} windows, about {left:.0f} s left",
+                  file=sys.stderr, flush=True)
             self.last, self.tenth = now, tenth
 
     def close(self):

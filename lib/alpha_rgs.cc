@@ -142,9 +142,11 @@ separation alpha_rgs(const mixtures& input, const alpha_rgs_options& options, co
             const at::Tensor disagreement = best.cpu();
             for (std::size_t i = 0; i < count; ++i) {
                 const bool whole = step == options.steps;
-                b.store(i, b.x, result);
-                std::copy_n(disagreement[i].const_data_ptr<float>(), result.blocks,
-                            result.disagreement.data() + (first + i) * result.blocks);
+                if (outcomes[i] != outcome::diverged) { // else the result stays zero
+                    b.store(i, b.x, result);
+                    std::copy_n(disagreement[i].const_data_ptr<float>(), result.blocks,
+                                result.disagreement.data() + (first + i) * result.blocks);
+                }
                 result.calls[first + i] = static_cast<std::int32_t>(step);
                 result.outcomes[first + i] =
                     outcomes[i] == outcome::diverged || whole ? outcomes[i] : outcome::cancelled;

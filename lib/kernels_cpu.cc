@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 // One binary for every x86-64 processor: the loader picks the widest version that it has.
@@ -14,6 +16,19 @@
 #endif
 
 namespace gr::unmix::cpu {
+namespace {
+
+//! 1 for NaN and infinity, else 0. By its bits: where sums may be reordered, compilers take 0 * x for 0, NaN or not.
+UNMIX_HD std::uint32_t not_finite(float x)
+{
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return (bits & 0x7f800000u) == 0x7f800000u;
+}
+
+constexpr float flag[2] = { 0.0f, std::numeric_limits<float>::quiet_NaN() };
+
+} // namespace
 
 UNMIX_WIDE void last_source(const kernel_shape& s, const float* y, const float* gains, float* x)
 {
@@ -80,20 +95,18 @@ UNMIX_WIDE void descend(const kernel_shape& s,
         const float* g = gains + w * s.sources;
         const float* last_x = x + last * s.stride + w * s.n;
         const float* last_mean = mean + last * s.stride + w * s.n;
-        float sum = 0;
+        std::uint32_t broken = 0;
         for (std::size_t k = 0; k < last; ++k) {
             const float weight = weights[k * s.windows + w];
             const float pull = g[k] / g[last] * weights[last * s.windows + w];
             const float* m = mean + k * s.stride + w * s.n;
             float* to = x + k * s.stride + w * s.n;
-            float part = 0;
             for (std::size_t i = 0; i < s.n; ++i) {
                 to[i] = element::descend(to[i], m[i], weight, last_x[i], last_mean[i], pull, rate);
-                part += 0 * to[i]; // stays 0 as long as all are finite
+                broken |= not_finite(to[i]);
             }
-            sum += part;
         }
-        finite[w] = sum;
+        finite[w] = flag[broken];
     }
 }
 
@@ -176,17 +189,15 @@ UNMIX_WIDE void dr_step(const kernel_shape& s,
                         float* finite)
 {
     for (std::size_t w = 0; w < s.windows; ++w) {
-        float sum = 0;
+        std::uint32_t broken = 0;
         for (std::size_t k = 0; k < terms; ++k) {
             const std::size_t at = k * s.stride + w * s.n;
-            float part = 0;
             for (std::size_t i = at; i < at + s.n; ++i) {
                 x[i] += relaxation * (q[i] - p[i]);
-                part += 0 * x[i]; // stays 0 as long as all are finite
+                broken |= not_finite(x[i]);
             }
-            sum += part;
         }
-        finite[w] = sum;
+        finite[w] = flag[broken];
     }
 }
 

@@ -15,6 +15,10 @@ constexpr float unsolved = 1e30f; // disagreement of a block before the first ca
 //! Above the noise's mean power, for its mean over 128 samples in the worst of some 20 independent places.
 constexpr float noise_margin = 1.35f;
 
+//! Noise, relative to the SOI, that is taken for possible whatever the estimate says: at low SIR it cannot be seen in a
+//! spectrum. A window's own median disagreement tells within that.
+constexpr float possible_noise = 0.02f;
+
 //! Denoising variance per real channel where nothing else is asked for; never below the noise's own. Around -10 dB .1
 //! leaves one window in 150 without agreement after 50 calls, .03 one in 400.
 constexpr float least_variance = 0.03f;
@@ -70,7 +74,7 @@ public:
         }
         b.load(window);
         d_calls.push_back(0);
-        d_threshold.push_back(static_cast<float>(d_options.agreement) + noise_margin * noise / (g[0] * g[0]));
+        d_noise.push_back(std::max(noise / (g[0] * g[0]), possible_noise));
     }
 
     void drop(std::size_t slot)
@@ -80,8 +84,8 @@ public:
         b.drop(slot);
         d_calls[slot] = d_calls.back();
         d_calls.pop_back();
-        d_threshold[slot] = d_threshold.back();
-        d_threshold.pop_back();
+        d_noise[slot] = d_noise.back();
+        d_noise.pop_back();
     }
 
     //! One call of every prior for every active window.
@@ -111,11 +115,14 @@ public:
             how = outcome::diverged;
             return true;
         }
-        const float* level = d_host_best.const_data_ptr<float>() + slot * d_blocks;
+        const float* best = d_host_best.const_data_ptr<float>() + slot * d_blocks;
         const std::size_t margin = d_options.margin / d_block;
-        how = std::all_of(level + margin, level + d_blocks - margin, [&](float v) { return v < d_threshold[slot]; })
-                  ? outcome::agreed
-                  : outcome::steps_used;
+        std::vector<float> level(best + margin, best + d_blocks - margin);
+        const float worst = *std::max_element(level.begin(), level.end());
+        const auto middle = level.begin() + static_cast<std::ptrdiff_t>(level.size() / 2);
+        std::nth_element(level.begin(), middle, level.end());
+        const float noise = std::min(*middle, d_noise[slot]);
+        how = worst < d_options.agreement + noise_margin * noise ? outcome::agreed : outcome::steps_used;
         return how == outcome::agreed || d_calls[slot] >= d_options.steps;
     }
 
@@ -201,7 +208,7 @@ private:
     at::Tensor d_best, d_keep, d_point, d_noisy, d_residual, d_finite, d_moments;
     at::Tensor d_host_best, d_host_finite;
     std::vector<std::int32_t> d_calls;
-    std::vector<float> d_threshold;
+    std::vector<float> d_noise;             // largest that a window may have, relative to the SOI
 };
 
 } // namespace

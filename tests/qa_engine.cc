@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // The engine's arithmetic against closed forms, published vectors and plain loops in double precision. The kernels are
-// private to the library, so that their source is compiled into this program.
+// private to the library, so that their source is compiled into this program, with sums that may be reordered as there.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O3", "no-math-errno", "no-trapping-math", "no-signed-zeros", "associative-math")
+#endif
 #include "kernels_cpu.cc"
 
 #include <gnuradio/unmix/schedule.h>

@@ -10,6 +10,7 @@ import scipy.optimize
 
 from .priors import Prior
 from .priors.cp_ofdm import active_carriers
+from .priors.gaussian import expected_spectrum
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
                     ) -> Levels:
     """Fit a mixture's spectrum by a non-negative combination of the priors' spectra and white noise.
 
-    spectrum: power spectral density of the mixture, mean 1, FFT order [bins]. power: mean |sample|^2. sir_db: holds
+    spectrum: of the mixture, as priors.gaussian.spectrum gives it, FFT order [bins]. power: mean |sample|^2. sir_db: holds
     the SIR (dB, SOI over all interference) when given; with several interferers their shares are still fitted.
     Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals.
     """
-    shapes = np.array([p.psd(len(spectrum)) for p in priors] + [np.ones(len(spectrum))])
+    shapes = np.array([expected_spectrum(p.psd(4 * len(spectrum)), len(spectrum)) for p in priors]
+                      + [np.ones(len(spectrum))])
     measured = spectrum / spectrum.mean()
     if sir_db is None:
         # Relative errors of a Welch estimate are even: weight by the spectrum, from a second pass on by the fit.

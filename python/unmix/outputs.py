@@ -6,14 +6,14 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 from .captures import CaptureError, SigMFWriter
+from .captures.formats import SUFFIXES
 
-_SUFFIXES = {"sigmf-meta", "sigmf-data", "cf32", "fc32", "cf64", "fc64", "cfile", "iq", "ci8", "cs8", "sc8", "c8", "ci16",
-             "cs16", "sc16", "c16", "ci32", "cs32", "sc32", "cu8", "uc8", "cu16", "uc16", "cu32", "uc32", "wav", "raw",
-             "bin", "dat"}
+_SUFFIXES = {"sigmf-meta", "sigmf-data", *SUFFIXES, "wav", "raw", "bin", "dat"}
 
 
 def stem_of(path: str) -> str:
@@ -42,8 +42,8 @@ class Outputs:
     Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep.
     """
 
-    def __init__(self, folder: Path, stem: str, sources: Sequence[dict], sample_rate: float | None,
-                 frequency: float | None, bits: bool, keep: Sequence[Path] = ()):
+    def __init__(self, folder: Path, stem: str, sources: Sequence[dict], sample_rate: Optional[float],
+                 frequency: Optional[float], bits: bool, keep: Sequence[Path] = ()):
         self.folder, self.stem = Path(folder), stem
         count = len(sources) - 1
         names = ["soi"] + (["interference"] if count == 1 else [f"interference{i + 1}" for i in range(count)])
@@ -70,7 +70,8 @@ class Outputs:
                 self._bits = open(self._bits_part, "xb")  # noqa: SIM115 (close and abort close it)
         except OSError as error:
             self.abort()
-            raise CaptureError(f"The output folder {self.folder} cannot be written: {error.strerror or error}.") from None
+            why = error.strerror or error
+            raise CaptureError(f"The output folder {self.folder} cannot be written: {why}.") from None
         except BaseException:
             self.abort()
             raise

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of a separation. Each looks at stretches of the files, so that long captures cost no more than short ones."""
+"""Pictures of a separation, drawn from stretches of the files: long captures cost no more than short ones."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def require() -> None:
         raise CaptureError(f"pictures (--plots) need matplotlib, which cannot be imported: {error}") from None
 
 
-def draw(folder: Path, stem: str, capture: Capture, separated: Sequence[Capture], modulation: dict | None,
+def draw(folder: Path, stem: str, capture: Capture, separated: Sequence[Capture], modulation: Optional[dict],
          report: dict) -> list[str]:
     """Draw all pictures; returns their file names.
 
@@ -52,7 +53,7 @@ def draw(folder: Path, stem: str, capture: Capture, separated: Sequence[Capture]
 class _Scene:
     """What all pictures share: the streams, their names, the units of the axes."""
 
-    def __init__(self, capture: Capture, separated: Sequence[Capture], modulation: dict | None, report: dict):
+    def __init__(self, capture: Capture, separated: Sequence[Capture], modulation: Optional[dict], report: dict):
         self.capture, self.separated, self.modulation, self.report = capture, separated, modulation, report
         self.rate = capture.sample_rate
         others = len(separated) - 1
@@ -74,7 +75,7 @@ class _Scene:
         """Factor from cycles/sample to the unit of a frequency axis, and its label."""
         if not self.rate:
             return 1.0, "frequency (cycles/sample)"
-        scale, unit = next((f, u) for f, u in ((1e-6, "MHz"), (1e-3, "kHz"), (1, "Hz")) if f * self.rate >= 1 or f == 1)
+        scale, unit = next((f, u) for f, u in ((1e-6, "MHz"), (1e-3, "kHz"), (1, "Hz")) if f * self.rate >= 2 or f == 1)
         centre = self.capture.center_frequency
         around = f", around {centre / 1e6:.9g} MHz" if centre else ""
         return scale * self.rate, f"frequency ({unit}{around})"
@@ -131,22 +132,22 @@ def _spectrum(figure, scene: _Scene) -> None:
     axis = figure.subplots()
     offset, label = scene.density()
     frequency, frequency_label = scene.frequency()
-    top = -np.inf
+    floor = np.inf
     for name, stream, colour in scene.streams:
         try:
             density, _ = survey(stream)
         except CaptureError:  # an estimate may be silent
             continue
         level = np.fft.fftshift(_decibel(density)) + offset
-        top = max(top, level.max())
         place = np.fft.fftshift(np.fft.fftfreq(len(density))) * frequency
         first = name == "capture"
+        floor = min(floor, level.min()) if first else floor  # what lies far below the capture means nothing
         axis.plot(place, level, color=colour, lw=3.5 if first else 1.5, zorder=1 if first else 2,
                   label="before: capture" if first else f"after: {name}")
     axis.set(xlabel=frequency_label, ylabel=label, xlim=(-0.5 * frequency, 0.5 * frequency), title=scene.title)
-    axis.set_ylim(max(axis.get_ylim()[0], top - 80), top + 5)
+    axis.set_ylim(max(axis.get_ylim()[0], floor - 25))
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower center")
+    axis.legend(loc="lower left")
 
 
 def _symbols(scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -179,11 +180,12 @@ def _constellation(figure, scene: _Scene) -> None:
         limit = 1.15 * max(1.2, float(np.percentile(np.abs(np.stack([symbols.real, symbols.imag])), 99.7)))
         axis.axhline(0, color="0.8", lw=0.8, zorder=0)
         axis.axvline(0, color="0.8", lw=0.8, zorder=0)
-        axis.scatter(symbols.real, symbols.imag, s=7, alpha=min(0.6, 40 / math.sqrt(len(symbols) + 1)), color="tab:blue",
-                     linewidths=0, rasterized=True)
+        axis.scatter(symbols.real, symbols.imag, s=7, alpha=0.6, color="tab:blue", linewidths=0)
         axis.scatter(points.real, points.imag, marker="x", color="tab:red", s=50, lw=1.5,
                      label=f"ideal {scene.modulation['constellation'].upper()}")
-        facts = [f"EVM {words.percent(quality[f'evm_{when}'])}"]
+        ratio = quality[f"evm_{when}"]
+        own = f"{scene.report['settings']['method']}: its own decisions"
+        facts = [own if ratio is None else f"EVM {words.percent(ratio)}"]
         if f"ber_{when}" in truth:
             facts.append(f"bit error rate {words.error_rate(truth[f'ber_{when}']['rate'])}")
         axis.set_title(f"{headings[when]}\n{', '.join(facts)}", fontsize=10.5)

@@ -2,6 +2,7 @@
 """How good a separation is: EVM without any truth; bit error rate and mean squared error where the truth is given."""
 
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -22,8 +23,8 @@ class Reference:
 
     def __init__(self, path: str, length: int):
         self.path = path
-        self.bits: np.ndarray | None = None
-        self.capture: Capture | None = None
+        self.bits: Optional[np.ndarray] = None
+        self.capture: Optional[Capture] = None
         self.gain = 1.0
         if Path(path).suffix.lower() in BIT_SUFFIXES:
             self.bits = _load_bits(Path(path))
@@ -71,10 +72,10 @@ class Quality:
     are decided on that estimate.
     """
 
-    def __init__(self, modulation: dict | None, gain: float, reference: Reference | None = None):
+    def __init__(self, modulation: Optional[dict], gain: float, reference: Optional[Reference] = None):
         if reference is not None and reference.bits is not None and modulation is None:
-            raise CaptureError(f"The bits of {reference.path} need a signal of interest of known modulation, timing and "
-                               "phase, such as rrc:qpsk: give a capture of the signal as reference instead.")
+            raise CaptureError(f"The bits of {reference.path} need a signal of interest of known modulation, timing "
+                               "and phase, such as rrc:qpsk: give a capture of the signal as reference instead.")
         self._modulation, self._gain, self._reference = modulation, gain, reference
         self._truth = None if reference is None else reference.capture
         self._symbols = None if modulation is None else SymbolStream(modulation, 3 if self._truth is None else 4)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -45,18 +46,18 @@ class Settings:
     soi: str = DEFAULT_SOI
     interference: Sequence[str] = (DEFAULT_INTERFERENCE,)
     method: str = "auto"
-    sir_db: float | None = None
+    sir_db: Optional[float] = None
     format: str = "auto"
-    sample_rate: float | None = None
-    window: int | None = None
-    overlap: int | None = None
-    steps: int | None = None
+    sample_rate: Optional[float] = None
+    window: Optional[int] = None
+    overlap: Optional[int] = None
+    steps: Optional[int] = None
     seed: int = 0
     device: str = "auto"
     batch: int = 64
-    output: str | None = None
+    output: Optional[str] = None
     plots: bool = False
-    reference: str | None = None
+    reference: Optional[str] = None
 
 
 class Recording:
@@ -69,7 +70,7 @@ class Recording:
 
     def __init__(self, settings: Settings, version: str, announce: Callable[[str], None] = lambda line: None,
                  progress: Callable[[float, int], None] = lambda done, total: None,
-                 cancel: CancelFlag | None = None):
+                 cancel: Optional[CancelFlag] = None):
         self.settings, self.version = settings, version
         self._announce, self._progress = announce, progress
         self._cancel = cancel or CancelFlag()
@@ -128,8 +129,8 @@ class Recording:
 
     def _separator(self, levels: Levels) -> StreamSeparator:
         s = self.settings
-        return StreamSeparator(self.priors, levels, s.method, s.steps, s.window, s.overlap, s.seed, self.device, s.batch,
-                               cancel=self._cancel)
+        return StreamSeparator(self.priors, levels, s.method, s.steps, s.window, s.overlap, s.seed, self.device,
+                               s.batch, cancel=self._cancel)
 
     def _estimate_levels(self) -> Levels:
         sir_db = self.settings.sir_db
@@ -144,7 +145,7 @@ class Recording:
             share = np.concatenate([[1.0], others])
             levels = Levels(np.sqrt(share * power / share.sum()), 0.0)
         if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
-            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of the signals of the given priors")
+            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of the given signals")
         how = "estimated from the spectrum" if sir_db is None else "as given"
         noise = 10 * math.log10(max(levels.noise_variance / levels.gains[0] ** 2, 1e-30))
         floor = f"noise {noise:.1f} dB relative to the SOI" if noise > -100 else "no noise"
@@ -163,10 +164,10 @@ class Recording:
                 answer = prior.engine(self.device).denoise(np.zeros((1, length), np.complex64),
                                                            np.full(1, 0.5, np.float32), None)
             except (ValueError, RuntimeError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise RecordingError(f"the prior {prior.name} fails on a window of {length} samples: {first}") from error
+                why = str(error).strip().splitlines()[0]
+                raise RecordingError(f"the prior {prior.name} fails on a window of {length} samples: {why}") from error
             if not np.isfinite(answer).all():
-                raise RecordingError(f"the prior {prior.name} answers a window of zeros with values that are not finite")
+                raise RecordingError(f"the prior {prior.name} answers zeros with values that are not finite")
 
     def run(self) -> dict:
         """Separate the recording and write the files; returns the report.
@@ -196,7 +197,8 @@ class Recording:
         except (CaptureError, PriorError) as error:
             raise RecordingError(str(error)) from error
         except OSError as error:
-            raise RecordingError(f"the output folder {self.folder} cannot be written: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise RecordingError(f"the output folder {self.folder} cannot be written: {why}") from error
         finally:
             if outputs is not None:
                 outputs.abort()  # does nothing after close
@@ -246,7 +248,7 @@ class Recording:
             return not self._cancel.is_set()
         return meter
 
-    def _store(self, stretch: Stretch | None, outputs: Outputs, tally: report.Tally) -> None:
+    def _store(self, stretch: Optional[Stretch], outputs: Outputs, tally: report.Tally) -> None:
         if stretch is None:
             return
         mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
@@ -285,6 +287,8 @@ class Recording:
             "windows_every": tally.every,
             "windows": tally.windows,
         }
+        if not tally.checks:  # the interference is what its decisions leave: no errors by construction
+            outcome["quality"]["evm_after"] = None
         outcome["summary"] = report.summary(outcome)
         return outcome
 

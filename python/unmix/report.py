@@ -7,7 +7,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import scipy
@@ -80,7 +80,7 @@ class Tally:
                  "core:comment": "The estimates of the signals do not explain the capture here.",
                  "unmix:agreement": s["lowest_agreement"]} for s in self.distrusted]
 
-    def result(self, sample_rate: float | None) -> dict:
+    def result(self, sample_rate: Optional[float]) -> dict:
         """The report's `result`. sample_rate: samples/s or None."""
         rows = [dict(s) for s in self.distrusted]
         for row in rows:
@@ -109,20 +109,23 @@ def summary(report: dict) -> list[str]:
     lines = []
     if report["cancelled"]:
         at, of = report["cancelled"]["at_sample"], report["cancelled"]["of_samples"]
-        lines.append(f"cancelled at sample {at} of {of}; what was finished is kept and marked as incomplete")
+        kept = "what was finished is kept and marked as incomplete" if at else "nothing was finished, nothing is kept"
+        lines.append(f"cancelled at sample {at} of {of}; {kept}")
     if not count:
         return lines
-    took = f"{result['ms_per_window']:.3g} ms per window on {settings['device']}"
+    milliseconds = result["ms_per_window"]
+    took = f"{milliseconds:.{0 if milliseconds >= 100 else 1}f} ms per window on {settings['device']}"
     if result["agreed"] is None:
         lines.append(f"{count} windows done, {took}; {settings['method']} does not check its own result")
     else:
-        which = "the only window" if count == 1 else f"{result['agreed']} of {count} windows"
-        if count == 1:
-            verdict = "agreed" if result["agreed"] else "did not agree"
-            lines.append(f"{which} {verdict}, {took}")
-        else:
-            lines.append(f"{which} agreed, {took}")
+        only = "the only window agreed" if result["agreed"] else "the only window did not agree"
+        verdict = only if count == 1 else f"{result['agreed']} of {count} windows agreed"
+        lines.append(f"{verdict}, {took}")
         lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
+    noise = report["levels"]["noise_relative_to_soi_db"]
+    if noise is not None and noise >= 0:  # agreement is measured against the noise
+        lines.append(f"the noise is taken to be {noise:.1f} dB stronger than the signal of interest, which leaves "
+                     "agreement without meaning: do the priors fit the capture?")
     if result["distrusted"]:
         share = result["distrusted_samples"] / max(1, capture["length"])
         listed = [span(s["start"], s["samples"], rate) for s in result["distrusted"][:5]]
@@ -137,32 +140,33 @@ def summary(report: dict) -> list[str]:
         before, after = truth["ber_before"], truth["ber_after"]
         low, high = after["ci95"]
         lines.append(f"bit error rate {error_rate(before['rate'])} before, {error_rate(after['rate'])} after "
-                     f"({after['errors']} of {after['bits']} bits, 95 % interval {error_rate(low)} to {error_rate(high)})")
+                     f"({after['errors']} of {after['bits']} bits, 95 % interval {error_rate(low)} to "
+                     f"{error_rate(high)})")
         if truth.get("true_bits", quality["bits"]) != quality["bits"]:
             lines.append(f"the reference holds {truth['true_bits']} bits and the capture {quality['bits']}; "
                          f"{after['bits']} were compared")
     if truth and "mse_after_db" in truth:
-        lines.append(f"mean squared error {truth['mse_before_db']:.1f} dB before, {truth['mse_after_db']:.1f} dB after, "
-                     "relative to the signal of interest")
+        lines.append(f"mean squared error {truth['mse_before_db']:.1f} dB before, {truth['mse_after_db']:.1f} dB "
+                     "after, relative to the signal of interest")
     return lines
 
 
-def span(start: int, samples: int, rate: float | None) -> str:
+def span(start: int, samples: int, rate: Optional[float]) -> str:
     """A stretch of samples for people."""
     text = f"samples {start} to {start + samples - 1}"
     return f"{text} ({start / rate:.6g} s to {(start + samples) / rate:.6g} s)" if rate else text
 
 
-def percent(ratio: float | None) -> str:
+def percent(ratio: Optional[float]) -> str:
     """A ratio as '3.2 %'."""
     return "unknown" if ratio is None or not math.isfinite(ratio) else f"{100 * ratio:.{1 if ratio < 1 else 0}f} %"
 
 
-def error_rate(rate: float | None) -> str:
-    """A bit error rate: '0', '0.30', '1.2e-03', or 'unknown' where there were no bits."""
+def error_rate(rate: Optional[float]) -> str:
+    """A bit error rate: '0', '0.30', '0.065', '1.2e-04', or 'unknown' where there were no bits."""
     if rate is None or not math.isfinite(rate):
         return "unknown"
-    return "0" if rate == 0 else f"{rate:.2f}" if rate >= 0.01 else f"{rate:.1e}"
+    return "0" if rate == 0 else f"{rate:.2f}" if rate >= 0.1 else f"{rate:.2g}" if rate >= 0.001 else f"{rate:.1e}"
 
 
 def to_json(report: dict) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .estimators import Levels
 from .priors import Prior, PriorError
-from .separators import CancelFlag, Outcome, Problem, Progress, resolve_method, separate
+from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, resolve_method, separate
 from .windows import Plan, Window, default_overlap
 
 
@@ -48,7 +48,7 @@ class StreamSeparator:
 
     priors: K >= 2, the SOI first. levels: amplitudes in the stream's units. method, steps, seed, device, batch: see
     separators. window, overlap: samples (default: 2560, or what the priors were trained on; a tenth of it).
-    agreement: see pnp_dr. cancel: stops a running separation within one step.
+    cancel: stops a running separation within one step.
 
     push() takes samples and returns what is finished; finish() returns the rest. Every sample comes out exactly once,
     at its own place. Raises ValueError (PriorError) at construction for impossible arguments.
@@ -56,7 +56,7 @@ class StreamSeparator:
 
     def __init__(self, priors: Sequence[Prior], levels: Levels, method: str = "auto", steps: Optional[int] = None,
                  window: Optional[int] = None, overlap: Optional[int] = None, seed: int = 0, device: str = "cpu",
-                 batch: int = 64, agreement: float = 0.01, cancel: Optional[CancelFlag] = None):
+                 batch: int = 64, cancel: Optional[CancelFlag] = None):
         self.priors = list(priors)
         self.levels = levels
         self.method = resolve_method(method)
@@ -65,7 +65,7 @@ class StreamSeparator:
         if batch < 1:
             raise ValueError(f"a batch of {batch} windows is impossible; at least 1 is needed")
         self.steps, self.seed, self.device, self.batch = steps, seed, device, batch
-        self.agreement, self.cancel = agreement, cancel
+        self.cancel = cancel
         trained = {p.window for p in self.priors if p.window}
         if len(trained) > 1:
             raise PriorError(f"the priors were made for windows of different lengths: {sorted(trained)} samples")
@@ -144,7 +144,7 @@ class StreamSeparator:
             if not done:
                 return None
         pieces, reports = [], []
-        threshold = self.agreement + 1.35 * self.levels.noise_variance / gain**2
+        possible = max(self.levels.noise_variance / gain**2, 0.02)  # as the engine: what noise may leave unexplained
         for i, window in enumerate(windows[:done]):
             begin, end = window.keep_from - window.start, window.keep_to - window.start
             if unseparated[i]:  # pass the mixture through rather than something broken
@@ -155,6 +155,7 @@ class StreamSeparator:
                 kept = result.sources[:, i, begin:end] * scale[:, None]
             pieces.append(kept)
             blocks = result.disagreement[i, begin // self.block:max(begin // self.block + 1, end // self.block)]
+            threshold = AGREEMENT + 1.35 * min(float(np.median(blocks)), possible)
             ratio = float(np.sum(result.gains[i, 1:] ** 2) / result.gains[i, 0] ** 2)
             reports.append(WindowReport(
                 window.number, window.keep_from, end - begin, -10 * float(np.log10(ratio)),

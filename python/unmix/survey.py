@@ -2,6 +2,7 @@
 """A quick look over a whole capture, in time and memory that do not grow with it: spectrum, power, broken samples."""
 
 from collections.abc import Callable
+from typing import Optional
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def survey(capture: Capture, bins: int = 256) -> tuple[np.ndarray, float]:
     return total / (frames * np.sum(window**2)), power
 
 
-def scan(capture: Capture, keep_on: Callable[[], bool] | None = None) -> bool:
+def scan(capture: Capture, keep_on: Optional[Callable[[], bool]] = None) -> bool:
     """Read a capture once from end to end, so that a broken sample is found before anything is written.
 
     Integer samples cannot be broken, and files of more than 1 GB are left to be checked on the way. Returns whether

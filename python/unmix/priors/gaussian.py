@@ -42,6 +42,25 @@ class Gaussian(nn.Module):
         return torch.stack([wave.real, wave.imag], 1)
 
 
+def _taper(bins: int) -> np.ndarray:
+    return np.hanning(bins + 1)[:bins]
+
+
+def expected_spectrum(density: np.ndarray, bins: int = 256) -> np.ndarray:
+    """What spectrum() gives on average for a signal of this density [n >= 2 * bins, FFT order]: mean 1, [bins].
+
+    The taper smears a spectrum: it multiplies the autocorrelation by its own.
+    """
+    taper = _taper(bins)
+    lags = np.fft.ifft(density)
+    shape = np.correlate(taper, taper, "full")[bins - 1:] / np.sum(taper**2)  # lags 0 .. bins - 1
+    windowed = np.zeros(2 * bins, dtype=complex)
+    windowed[:bins] = lags[:bins] * shape
+    windowed[-(bins - 1):] = (lags[-(bins - 1):] * shape[:0:-1])
+    smeared = np.maximum(np.fft.fft(windowed).real[::2], 0)
+    return smeared / smeared.mean()
+
+
 def spectrum(samples: np.ndarray, bins: int = 256) -> np.ndarray:
     """Welch estimate of the power spectral density of complex samples [n >= bins], mean 1, FFT order, [bins]."""
     count = 2 * len(samples) // bins - 1
@@ -50,7 +69,7 @@ def spectrum(samples: np.ndarray, bins: int = 256) -> np.ndarray:
     starts = np.arange(count) * (bins // 2)
     total = np.zeros(bins)
     for chunk in np.array_split(starts, max(1, count // 1024)):  # bounded memory for long recordings
-        frames = samples[chunk[:, None] + np.arange(bins)] * np.hanning(bins + 1)[:bins]
+        frames = samples[chunk[:, None] + np.arange(bins)] * _taper(bins)
         total += (np.abs(np.fft.fft(frames)) ** 2).sum(0)
     if not np.isfinite(total).all() or total.sum() <= 0:
         raise ValueError("a spectrum needs finite samples that are not all zero")

@@ -21,7 +21,7 @@ HELP = """rrc:CONSTELLATION[,sps=16,rolloff=0.5,span=8,first=sps/2,ends=stream|i
 cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56]
 gaussian:RECORDING (any capture that separate_file.py reads)
 or the path of a prior file (.pt)"""
-_PSD_BINS = 256
+_PSD_BINS = 1024
 
 
 def parse(text: str) -> Prior:
@@ -138,7 +138,7 @@ def _gaussian(recording: str) -> Prior:
     try:
         capture = open_capture(recording)
         samples = capture.read(0, min(capture.length, 1 << 22))  # 4 M samples settle a spectrum
-        density = spectrum(samples)
+        density = spectrum(samples, min(256, 1 << (len(samples).bit_length() - 1)))
     except (CaptureError, ValueError) as error:
         raise PriorError(f"gaussian:{recording}: {error}") from None
     return from_module(Gaussian(density), {

@@ -6,9 +6,9 @@ from typing import Optional
 from .alpha_rgs import alpha_rgs
 from .common import CancelFlag, Outcome, Problem, Progress, Separation, first_estimates
 from .matched_filter import matched_filter
-from .pnp_dr import pnp_dr
+from .pnp_dr import AGREEMENT, pnp_dr
 
-__all__ = ["METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs", "first_estimates",
+__all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs", "first_estimates",
            "matched_filter", "pnp_dr", "resolve_method", "separate"]
 
 #: Methods by the name that users type. "auto" is the one that measures best for the priors at hand.

@@ -6,9 +6,12 @@ from typing import Optional, Sequence
 from .. import unmix_python
 from .common import Problem, Separation, first_estimates
 
+#: Disagreement, relative to the SOI's power and above the noise, below which a symbol counts as solved.
+AGREEMENT = 0.01
+
 
 def pnp_dr(problem: Problem, steps: Optional[int] = None, v: Optional[Sequence[float]] = None, relaxation: float = 1.0,
-           agreement: float = 0.01, refine_gains: bool = True) -> Separation:
+           agreement: float = AGREEMENT, refine_gains: bool = True) -> Separation:
     """Run the engine's Douglas-Rachford splitting from the matched filter's solution.
 
     steps: largest number of calls of each prior, >= 1 (default 100; 12 are used on average at the hardest SIR). v: denoising variance per real channel and source
