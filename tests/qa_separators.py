@@ -422,9 +422,9 @@ class DouglasRachford(unittest.TestCase):
             for w in range(3):
                 keep, best, last = self.transcription(y[w], [1, gain], start[w], used, [None, side[1][w:w + 1]], calls, 16,
                                                       refine, relaxation)
-                np.testing.assert_allclose(result["sources"][:, w], keep, atol=2e-3, err_msg=f"{calls} calls")
-                np.testing.assert_allclose(result["disagreement"][w], best, rtol=2e-3, atol=1e-5)
-                self.assertAlmostEqual(float(result["gains"][w, 1]), float(last), delta=1e-4 * gain)
+                np.testing.assert_allclose(result["sources"][:, w], keep, atol=1e-2, err_msg=f"{calls} calls")
+                np.testing.assert_allclose(result["disagreement"][w], best, rtol=1e-2, atol=1e-5)
+                self.assertAlmostEqual(float(result["gains"][w, 1]), float(last), delta=1e-3 * gain)
 
     def test_follows_its_equations(self):
         self.assert_follows_the_transcription(refine=False)

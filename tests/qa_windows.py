@@ -148,7 +148,7 @@ class Streams(unittest.TestCase):
         s, b, y, gains = stream_of(700, -10.0, seed=2)
         y = y[:11111]
         results = []
-        for batch, chunks in ((64, [11111]), (1, [5000] * 3), (2, [1] * 11111), (3, [100] * 112), (4, [2560] * 5),
+        for batch, chunks in ((64, [11111]), (1, [5000] * 3), (2, [1] * 11111), (1, [100] * 112), (4, [2560] * 5),
                               (1, [11111])):
             separator = StreamSeparator(self.used, Levels(gains, 0.0), batch=batch, window=2560)
             results.append(separated(separator, y, chunks))
@@ -319,7 +319,8 @@ class OfdmStartAndPhase(unittest.TestCase):
                 np.testing.assert_array_equal(found[:, 0], truth[:, 0], f"{name} at {sir} dB")
                 turn = np.exp(1j * prior.module.symmetry * (found[:, 1] - truth[:, 1]))
                 error = np.abs(np.angle(turn)) / prior.module.symmetry
-                self.assertLess(error.max(), 0.08 if name == "16qam" else 0.02, f"{name} at {sir} dB")
+                # The fourth power of 16QAM has noise of its own: 0.0085 rms for 1,700 points, five times that here.
+                self.assertLess(error.max(), 0.045 if name == "16qam" else 0.02, f"{name} at {sir} dB")
 
     def test_without_a_prefix_the_mth_power_alone_finds_the_start(self):
         prior = priors.parse("cp-ofdm:qpsk,cp=0")

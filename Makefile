@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# make demo   sets everything up and separates the sample captures
+# make test   sets everything up and runs every test
+# Both do nothing twice. They need Debian 12 and, to install packages, root or sudo.
+
+SHELL := /bin/bash
+PYTHON := $(CURDIR)/.venv/bin/python
+BUILD := $(CURDIR)/build
+RUN := source $(BUILD)/run_env.sh && cd $(CURDIR) &&
+SAMPLES := apps/samples
+
+.PHONY: demo test build setup packages lint clean
+
+demo: build
+	@$(RUN) python apps/make_samples.py --wifi $(SAMPLES)/wifi_excerpt.sigmf-meta --output $(BUILD)/demo
+	@echo; echo "== QPSK, 18 dB below simulated OFDM =="
+	@$(RUN) python apps/separate_file.py $(SAMPLES)/qpsk_under_ofdm.sigmf-meta \
+	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference cp-ofdm:qpsk,fft=64,cp=16,active=56 \
+	  --reference $(SAMPLES)/qpsk_under_ofdm_bits.u8 --output $(BUILD)/demo --plots
+	@echo; echo "== The same QPSK, 9 dB below recorded WiFi, which no prior here describes well =="
+	@$(RUN) python apps/separate_file.py $(BUILD)/demo/qpsk_under_wifi.sigmf-meta --sir-db -9 \
+	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference cp-ofdm:bpsk,fft=64,cp=16,active=52 \
+	  --reference $(BUILD)/demo/qpsk_under_wifi_bits.u8 --output $(BUILD)/demo --plots
+	@echo; echo "Signals, bits, reports and pictures are in build/demo"
+
+test: build
+	ctest --test-dir $(BUILD) --output-on-failure
+
+build: setup
+	@test -f $(BUILD)/CMakeCache.txt || cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(PYTHON)
+	@cmake --build $(BUILD) --parallel $$(nproc)
+
+setup: .venv/ready
+
+# Debian's python3, which sees GNU Radio; another one may come first on the path.
+.venv/ready: requirements.txt | packages
+	/usr/bin/python3 -m venv --system-site-packages .venv
+	$(PYTHON) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+packages:
+	@cmake/install_packages.sh
+
+lint: setup
+	$(PYTHON) -m pip install --quiet ruff
+	$(PYTHON) -m ruff check .
+
+clean:
+	rm -rf $(BUILD)
