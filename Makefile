@@ -16,11 +16,11 @@ demo: build
 	@echo; echo "== QPSK, 18 dB below simulated OFDM =="
 	@$(RUN) python apps/separate_file.py $(SAMPLES)/qpsk_under_ofdm.sigmf-meta \
 	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference cp-ofdm:qpsk,fft=64,cp=16,active=56 \
-	  --reference $(SAMPLES)/qpsk_under_ofdm_bits.u8 --output $(BUILD)/demo --plots
+	  --reference $(SAMPLES)/qpsk_under_ofdm_true_bits.u8 --output $(BUILD)/demo --plots
 	@echo; echo "== The same QPSK, 9 dB below recorded WiFi, which no prior here describes well =="
 	@$(RUN) python apps/separate_file.py $(BUILD)/demo/qpsk_under_wifi.sigmf-meta --sir-db -9 \
 	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference cp-ofdm:bpsk,fft=64,cp=16,active=52 \
-	  --reference $(BUILD)/demo/qpsk_under_wifi_bits.u8 --output $(BUILD)/demo --plots
+	  --reference $(BUILD)/demo/qpsk_under_wifi_true_bits.u8 --output $(BUILD)/demo --plots
 	@echo; echo "Signals, bits, reports and pictures are in build/demo"
 
 test: build

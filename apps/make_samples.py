@@ -4,10 +4,10 @@
 
 Writes into the output folder:
   qpsk_under_ofdm.sigmf-{meta,data}   the mixture, ci16_le at 20 MS/s, SIR -18 dB, noise 20 dB below the QPSK
-  qpsk_under_ofdm_bits.u8             the QPSK's bits, one byte each
+  qpsk_under_ofdm_true_bits.u8             the QPSK's bits, one byte each
 and with --wifi RECORDING (an interference recording at 20 MS/s)
   qpsk_under_wifi.sigmf-{meta,data}   the same QPSK under that recording, ci16_le, SIR -9 dB
-  qpsk_under_wifi_bits.u8
+  qpsk_under_wifi_true_bits.u8
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(argv=None) -> int:
         write_ci16(args.output / "qpsk_under_ofdm", mixture,
                    "Simulated: RRC-QPSK (16 samples/symbol, roll-off 0.5, span 8) under 802.11-like CP-OFDM QPSK "
                    "at SIR -18 dB, white noise 20 dB below the QPSK.", "https://spdx.org/licenses/CC0-1.0.html")
-        bits.tofile(args.output / "qpsk_under_ofdm_bits.u8")
+        bits.tofile(args.output / "qpsk_under_ofdm_true_bits.u8")
     else:
         wifi = recording.read(0, min(length, recording.length // SPS * SPS))
         wifi = wifi / np.sqrt(np.mean(np.abs(wifi) ** 2))
@@ -70,7 +70,7 @@ def main(argv=None) -> int:
                    f"RRC-QPSK (16 samples/symbol, roll-off 0.5, span 8) under recorded WiFi at SIR {args.wifi_sir_db:g} dB. "
                    f"Recording: {recording.metadata.get('core:description', Path(args.wifi).name)}",
                    recording.metadata.get("core:license", ""))
-        bits[:len(wifi) // SPS * 2].tofile(args.output / "qpsk_under_wifi_bits.u8")
+        bits[:len(wifi) // SPS * 2].tofile(args.output / "qpsk_under_wifi_true_bits.u8")
     return 0
 
 

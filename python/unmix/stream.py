@@ -131,7 +131,7 @@ class StreamSeparator:
         problem = Problem(
             mixture, self.priors, self.levels.gains / gain, self.levels.noise_variance / gain**2,
             index=np.array([w.number for w in windows], dtype=np.uint64),
-            margin=self.plan.margin if len(windows) > 1 or self._next else 0,
+            margin=self.plan.margin if self._received > self.plan.window else 0,
             seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
         result = separate(problem, self.method, self.steps)
         seconds = (time.monotonic() - began) / len(windows)

@@ -119,7 +119,7 @@ class Rrc(nn.Module):
 
     def energies(self, samples: int, blocks: Tensor) -> Tensor:
         """Energy of each symbol's pulse inside the window: [1 or B, symbols]; sps away from the ends."""
-        ones = torch.ones(blocks.size(0), 2, samples, device=blocks.device)
+        ones = torch.ones(blocks.size(0), 2, samples, dtype=blocks.dtype, device=blocks.device)
         return self.correlate(ones, blocks.square())[:, 0]
 
     def observe(self, x: Tensor, alpha_bar: Tensor, blocks: Tensor, phase: Tensor) -> Tensor:
