@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
 from gnuradio.unmix import demodulation, priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
+from tqdm import tqdm
 
 
 def arguments(argv):
@@ -27,7 +26,8 @@ def arguments(argv):
     parser.add_argument("--interference", default="cp-ofdm:qpsk,fft=64,cp=16,active=56", metavar="SPEC",
                         help="the generator's parameters and the prior's (default %(default)s)")
     parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
-    parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB", help="white noise below the SOI; inf: none")
+    parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB",
+                        help="white noise below the SOI; inf: none")
     parser.add_argument("--methods", default="pnp-dr", help=f"comma-separated: {', '.join(sorted(separators.METHODS))}")
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--window", type=int, default=2560, help="samples")
@@ -36,10 +36,11 @@ def arguments(argv):
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE", help="write the rows here; rows that it already has are kept, not redone")
+    parser.add_argument("--json", metavar="FILE",
+                        help="write the rows here; rows that it already has are kept, not redone")
     parser.add_argument("--plots", metavar="DIR", help="draw BER against SIR here")
     parser.add_argument("--mixtures", metavar="FILE.npz",
-                        help="take mixtures from here: mixture [W, L], sir_db [W], and soi [W, L], bits [W, n] if known")
+                        help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
     args = parser.parse_args(argv)
     args.methods = [separators.resolve_method(m) for m in args.methods.split(",")]
     args.snr_db = [float(s) for s in args.snr_db]
@@ -151,28 +152,36 @@ def measure(args, method, sir_db, snr_db, device, given=None):
 
 
 def load_mixtures(path):
-    """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}."""
+    """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}.
+
+    Raises ValueError for arrays that are missing or do not fit.
+    """
     with np.load(path, allow_pickle=False) as data:
         if "mixture" not in data or "sir_db" not in data:
             raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
         mixture, sir = data["mixture"].astype(np.complex64), data["sir_db"]
-        soi, bits = (data[k] if k in data else None for k in ("soi", "bits"))
+        soi, bits = data.get("soi"), data.get("bits")
     if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
         raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
-    rows = {float(s): sir == s for s in np.unique(sir)}
-    return {s: (mixture[r], None if soi is None else soi[r], None if bits is None else bits[r]) for s, r in rows.items()}
+    groups = {}
+    for level in np.unique(sir):
+        of_level = sir == level
+        groups[float(level)] = tuple(None if a is None else a[of_level] for a in (mixture, soi, bits))
+    return groups
 
 
 def table(rows):
     """The rows as a Markdown table."""
-    lines = ["| method | interference | protocol | SIR dB | SNR dB | BER | 95 % interval | bits | MSE dB | calls | ms/window |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    head = ["method", "interference", "protocol", "SIR dB", "SNR dB", "BER", "95 % interval", "bits", "MSE dB", "calls",
+            "ms/window"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for r in rows:
         ber = "–" if r["ber"] is None else f"{r['ber']:.2e}"
         ci = "–" if r["ber_ci95"] is None else f"{r['ber_ci95'][0]:.1e} … {r['ber_ci95'][1]:.1e}"
         mse = "–" if r["mse_db"] is None else f"{r['mse_db']:.1f}"
-        lines.append(f"| {r['method']} | {r['interference']} | {r['protocol']} | {r['sir_db']:g} | {r['snr_db']} | {ber} | {ci} "
-                     f"| {r['bits']} | {mse} | {r['steps']:.1f} | {1e3 * r['seconds_per_window']:.2f} |")
+        cells = [r["method"], r["interference"], r["protocol"], f"{r['sir_db']:g}", r["snr_db"], ber, ci, r["bits"],
+                 mse, f"{r['steps']:.1f}", f"{1e3 * r['seconds_per_window']:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -227,22 +236,17 @@ def main(argv=None):
     print(f"device {device}, {args.protocol} windows", file=sys.stderr)
 
     fresh = []
-    warm = set()
     for snr_db in args.snr_db:
         for method in args.methods:
             for sir_db in (sorted(given) if given else args.sir_db):
                 key = (method, args.soi, args.interference, args.protocol, sir_db,
                        snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.seed, device)
-                names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit", "asked_windows",
-                         "seed", "device")
+                names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit",
+                         "asked_windows", "seed", "device")
                 old = [r for r in rows if tuple(r[n] for n in names) == key] if given is None else []
                 if old:
                     fresh += old
                     continue
-                if method not in warm:  # torch compiles a prior in its first calls
-                    small, _, _ = generate(*args.priors, 8, args.window, -10, 20, 0) if given is None else given[sir_db]
-                    separators.separate(separators.Problem(small[:8], args.priors, np.array([1, 3.0]), device=device), method, 3)
-                    warm.add(method)
                 row = measure(args, method, sir_db, snr_db, device, given[sir_db] if given else None)
                 rows.append(row)
                 fresh.append(row)

@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from sigmf import SigMFFile
-
 from gnuradio.unmix import captures, signals
+from sigmf import SigMFFile
 
 SAMPLE_RATE = 20e6
 WINDOWS, WINDOW, SPS = 64, 2560, 16
@@ -66,9 +65,10 @@ def main(argv=None) -> int:
         wifi = recording.read(0, min(length, recording.length // SPS * SPS))
         wifi = wifi / np.sqrt(np.mean(np.abs(wifi) ** 2))
         mixture = soi[:len(wifi)] + signals.kappa(args.wifi_sir_db) * wifi
+        origin = recording.metadata.get("core:description", Path(args.wifi).name)
         write_ci16(args.output / "qpsk_under_wifi", mixture,
-                   f"RRC-QPSK (16 samples/symbol, roll-off 0.5, span 8) under recorded WiFi at SIR {args.wifi_sir_db:g} dB. "
-                   f"Recording: {recording.metadata.get('core:description', Path(args.wifi).name)}",
+                   "RRC-QPSK (16 samples/symbol, roll-off 0.5, span 8) under recorded WiFi at SIR "
+                   f"{args.wifi_sir_db:g} dB. Recording: {origin}",
                    recording.metadata.get("core:license", ""))
         bits[:len(wifi) // SPS * 2].tofile(args.output / "qpsk_under_wifi_true_bits.u8")
     return 0

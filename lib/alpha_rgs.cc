@@ -130,8 +130,7 @@ separation alpha_rgs(const mixtures& input, const alpha_rgs_options& options, co
 
             // The result: the variables, and how far the denoised sources are from explaining the mixture.
             UNMIX_DISPATCH(b.x, last_source)(shape, y, gains, x);
-            const at::Tensor best =
-                at::full({ b.active, static_cast<std::int64_t>(result.blocks) }, 1e30, b.options);
+            const at::Tensor best = at::full({ b.active, static_cast<std::int64_t>(result.blocks) }, 1e30, b.options);
             const at::Tensor residual = b.room({ b.active, b.samples }), unused = at::empty_like(b.mean);
             const at::Tensor level = at::full({ b.active }, schedule.alpha_bar(options.level_min), b.options);
             for (std::size_t s = 0; s < b.sources; ++s)

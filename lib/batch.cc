@@ -53,11 +53,8 @@ separation empty_result(const mixtures& input, std::size_t block)
 }
 
 batch::batch(const mixtures& in, std::size_t room_for)
-    : input(in),
-      capacity(static_cast<std::int64_t>(room_for)),
-      samples(static_cast<std::int64_t>(in.samples)),
-      sources(in.priors.size()),
-      stride(room_for * 2 * in.samples),
+    : input(in), capacity(static_cast<std::int64_t>(room_for)), samples(static_cast<std::int64_t>(in.samples)),
+      sources(in.priors.size()), stride(room_for * 2 * in.samples),
       options(at::device(torch::Device(in.priors[0]->device())).dtype(at::kFloat))
 {
     const auto k = static_cast<std::int64_t>(sources);
@@ -83,8 +80,8 @@ void batch::load(std::size_t from)
             side[k][slot].copy_(
                 at::from_blob(const_cast<float*>(input.side[k] + from * input.side_width[k]), { width }, at::kFloat));
     }
-    gains[slot].copy_(at::from_blob(
-        const_cast<float*>(input.gains + from * sources), { static_cast<std::int64_t>(sources) }, at::kFloat));
+    gains[slot].copy_(at::from_blob(const_cast<float*>(input.gains + from * sources),
+                                    { static_cast<std::int64_t>(sources) }, at::kFloat));
 }
 
 void batch::store(std::size_t slot, const at::Tensor& estimates, separation& result) const

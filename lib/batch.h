@@ -49,12 +49,12 @@ struct batch {
     at::TensorOptions options;
     std::int64_t active = 0;
 
-    at::Tensor mixture;           //!< [capacity, 2, samples]
-    at::Tensor x;                 //!< [K, capacity, 2, samples], the separator's variables
-    at::Tensor mean;              //!< [K, capacity, 2, samples], posterior means
-    at::Tensor gains;             //!< [capacity, K]
-    at::Tensor index;             //!< int64 [capacity], the windows' own numbers
-    std::vector<at::Tensor> side; //!< per source [capacity, P]
+    at::Tensor mixture;                //!< [capacity, 2, samples]
+    at::Tensor x;                      //!< [K, capacity, 2, samples], the separator's variables
+    at::Tensor mean;                   //!< [K, capacity, 2, samples], posterior means
+    at::Tensor gains;                  //!< [capacity, K]
+    at::Tensor index;                  //!< int64 [capacity], the windows' own numbers
+    std::vector<at::Tensor> side;      //!< per source [capacity, P]
     std::vector<std::size_t> window;   //!< per active slot: its place in the mixtures
     std::vector<at::Tensor*> per_slot; //!< further tensors [capacity, ...] that drop() moves
 };

@@ -27,11 +27,11 @@ dim3 grid(std::size_t elements, std::size_t windows)
     return dim3(static_cast<unsigned>((elements + threads - 1) / threads), static_cast<unsigned>(windows));
 }
 
-#define UNMIX_PLACE                                                       \
-    const std::size_t i = std::size_t{ blockIdx.x } * threads + threadIdx.x; \
-    const std::size_t w = blockIdx.y;                                     \
-    if (i >= s.n)                                                         \
-        return;                                                           \
+#define UNMIX_PLACE                                                                                                    \
+    const std::size_t i = std::size_t{ blockIdx.x } * threads + threadIdx.x;                                           \
+    const std::size_t w = blockIdx.y;                                                                                  \
+    if (i >= s.n)                                                                                                      \
+        return;                                                                                                        \
     const std::size_t at = w * s.n + i
 
 __global__ void last_source_kernel(kernel_shape s, const float* y, const float* gains, float* x)
@@ -88,8 +88,8 @@ __global__ void mean_from_noise_kernel(kernel_shape s, const float* input, const
     result[at] = (input[at] - sqrtf(1 - alpha_bar[w]) * result[at]) / sqrtf(alpha_bar[w]);
 }
 
-__global__ void dr_rest_kernel(
-    kernel_shape s, const float* y, const float* x, const float* gains, const float* alpha_bar, float* out)
+__global__ void
+dr_rest_kernel(kernel_shape s, const float* y, const float* x, const float* gains, const float* alpha_bar, float* out)
 {
     UNMIX_PLACE;
     out[at] = sqrtf(alpha_bar[w]) * (y[at] - gains[2 * w] * x[at]) / gains[2 * w + 1];

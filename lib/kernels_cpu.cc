@@ -119,12 +119,8 @@ UNMIX_WIDE void mean_from_noise(const kernel_shape& s, const float* input, const
     }
 }
 
-UNMIX_WIDE void dr_rest(const kernel_shape& s,
-                        const float* y,
-                        const float* x,
-                        const float* gains,
-                        const float* alpha_bar,
-                        float* out)
+UNMIX_WIDE void
+dr_rest(const kernel_shape& s, const float* y, const float* x, const float* gains, const float* alpha_bar, float* out)
 {
     for (std::size_t w = 0; w < s.windows; ++w) {
         const float g0 = gains[2 * w], scale = std::sqrt(alpha_bar[w]) / gains[2 * w + 1];
@@ -180,13 +176,8 @@ UNMIX_WIDE void dr_project(const kernel_shape& s,
     }
 }
 
-UNMIX_WIDE void dr_step(const kernel_shape& s,
-                        const float* q,
-                        const float* p,
-                        float relaxation,
-                        std::size_t terms,
-                        float* x,
-                        float* finite)
+UNMIX_WIDE void dr_step(
+    const kernel_shape& s, const float* q, const float* p, float relaxation, std::size_t terms, float* x, float* finite)
 {
     for (std::size_t w = 0; w < s.windows; ++w) {
         std::uint32_t broken = 0;
@@ -253,8 +244,7 @@ UNMIX_WIDE void keep_best(const kernel_shape& s,
             best[w * blocks + b] = level;
             for (std::size_t k = 0; k < s.sources; ++k)
                 for (std::size_t plane = at; plane <= at + samples; plane += samples)
-                    std::copy(q + k * s.stride + plane + begin,
-                              q + k * s.stride + plane + end,
+                    std::copy(q + k * s.stride + plane + begin, q + k * s.stride + plane + end,
                               keep + k * s.stride + plane + begin);
         }
     }

@@ -44,7 +44,11 @@ void check(const pnp_dr_options& o, std::size_t sources, std::size_t samples)
 class iteration
 {
 public:
-    iteration(const mixtures& input, const pnp_dr_options& options, const control& ctl, std::size_t capacity, std::size_t blocks)
+    iteration(const mixtures& input,
+              const pnp_dr_options& options,
+              const control& ctl,
+              std::size_t capacity,
+              std::size_t blocks)
         : b(input, capacity), d_options(options), d_block(ctl.block), d_blocks(blocks)
     {
         const auto room = static_cast<std::int64_t>(capacity), k = static_cast<std::int64_t>(b.sources);
@@ -158,8 +162,8 @@ private:
          point.data_ptr<float>(), noisy.data_ptr<float>());
         b.denoise(0, noisy, level(0));
         UNMIX_DISPATCH(b.x, dr_step)
-        (shape, b.mean.const_data_ptr<float>(), point.const_data_ptr<float>(),
-         static_cast<float>(d_options.relaxation), 1, x, d_finite.data_ptr<float>());
+        (shape, b.mean.const_data_ptr<float>(), point.const_data_ptr<float>(), static_cast<float>(d_options.relaxation),
+         1, x, d_finite.data_ptr<float>());
     }
 
     //! K sources: project all variables on the mixture, then denoise each.
@@ -187,8 +191,8 @@ private:
     void refine_gains()
     {
         UNMIX_DISPATCH(b.x, gain_moments)
-        (b.shape(), b.mixture.const_data_ptr<float>(), b.mean.const_data_ptr<float>(),
-         b.gains.const_data_ptr<float>(), d_moments.data_ptr<float>());
+        (b.shape(), b.mixture.const_data_ptr<float>(), b.mean.const_data_ptr<float>(), b.gains.const_data_ptr<float>(),
+         d_moments.data_ptr<float>());
         const at::Tensor moments = d_moments.cpu();
         const auto m = moments.accessor<float, 3>();
         at::Tensor gains = b.gains.cpu();
@@ -208,7 +212,7 @@ private:
     at::Tensor d_best, d_keep, d_point, d_noisy, d_residual, d_finite, d_moments;
     at::Tensor d_host_best, d_host_finite;
     std::vector<std::int32_t> d_calls;
-    std::vector<float> d_noise;             // largest that a window may have, relative to the SOI
+    std::vector<float> d_noise; // largest that a window may have, relative to the SOI
 };
 
 } // namespace

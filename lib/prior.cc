@@ -45,7 +45,8 @@ std::unique_ptr<prior::impl> load(Source&& source, const std::string& device, co
     if (device != "cpu" && device != "cuda")
         throw std::invalid_argument("device '" + device + "' is unknown; allowed are cpu and cuda");
     if (device == "cuda" && !cuda_available())
-        throw std::invalid_argument("device cuda is not available: the engine was built without CUDA, or torch finds no GPU");
+        throw std::invalid_argument(
+            "device cuda is not available: the engine was built without CUDA, or torch finds no GPU");
     torch::jit::ExtraFilesMap extra{ { "prior.json", "" } };
     torch::jit::Module module;
     try {
@@ -54,7 +55,8 @@ std::unique_ptr<prior::impl> load(Source&& source, const std::string& device, co
         throw std::invalid_argument(what + " is not a TorchScript file: " + first_line(e.what()));
     }
     if (extra["prior.json"].empty())
-        throw std::invalid_argument(what + " is a TorchScript file without prior.json; export it with training/export.py");
+        throw std::invalid_argument(what +
+                                    " is a TorchScript file without prior.json; export it with training/export.py");
     if (!module.find_method("forward"))
         throw std::invalid_argument(what + " is a TorchScript file without a forward method");
     return std::make_unique<prior::impl>(std::move(module), extra["prior.json"], device);
@@ -83,8 +85,8 @@ at::Tensor prior::impl::denoise(const at::Tensor& x, const at::Tensor& alpha_bar
     }
     if (result.sizes() != x.sizes() || result.scalar_type() != at::kFloat) {
         std::ostringstream text;
-        text << "the prior returned " << result.sizes() << " " << result.scalar_type() << " for an input of " << x.sizes()
-             << " Float; it must return the input's shape and type";
+        text << "the prior returned " << result.sizes() << " " << result.scalar_type() << " for an input of "
+             << x.sizes() << " Float; it must return the input's shape and type";
         throw std::runtime_error(text.str());
     }
     result = result.contiguous();
@@ -97,7 +99,9 @@ at::Tensor prior::impl::denoise(const at::Tensor& x, const at::Tensor& alpha_bar
     return result;
 }
 
-prior::prior(std::unique_ptr<impl> implementation) : d_impl(std::move(implementation)) {}
+prior::prior(std::unique_ptr<impl> implementation) : d_impl(std::move(implementation))
+{
+}
 prior::~prior() = default;
 
 std::shared_ptr<prior> prior::from_file(const std::string& path, const std::string& device)
@@ -111,9 +115,18 @@ std::shared_ptr<prior> prior::from_bytes(const std::string& bytes, const std::st
     return std::shared_ptr<prior>(new prior(load(stream, device, "the prior")));
 }
 
-const std::string& prior::metadata() const { return d_impl->metadata(); }
-const std::string& prior::device() const { return d_impl->device(); }
-prediction prior::predicts() const { return d_impl->predicts(); }
+const std::string& prior::metadata() const
+{
+    return d_impl->metadata();
+}
+const std::string& prior::device() const
+{
+    return d_impl->device();
+}
+prediction prior::predicts() const
+{
+    return d_impl->predicts();
+}
 
 void prior::denoise(const float* x,
                     const float* alpha_bar,

@@ -37,7 +37,8 @@ UNMIX_HD block philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2, std:
 }
 
 //! The counter of a window's random numbers; place numbers the blocks of four values within a step of one source.
-UNMIX_HD block draw(std::uint64_t seed, std::uint64_t window, std::uint32_t step, std::uint32_t source, std::uint32_t place)
+UNMIX_HD block
+draw(std::uint64_t seed, std::uint64_t window, std::uint32_t step, std::uint32_t source, std::uint32_t place)
 {
     const std::uint32_t high = static_cast<std::uint32_t>(window >> 32);
     return philox(place ^ (source << 28), step, static_cast<std::uint32_t>(window), high, seed);

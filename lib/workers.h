@@ -12,8 +12,8 @@ namespace gr::unmix {
 /*!
  * \brief What the threads of one separation share: the queue of windows, progress and cancellation.
  *
- * On the CPU each thread works on its own windows with torch single-threaded: nothing to wait for between the many small
- * operations, which scales better than torch's own threads. On a GPU one thread feeds the device.
+ * On the CPU each thread works on its own windows with torch single-threaded: nothing to wait for between the many
+ * small operations, which scales better than torch's own threads. On a GPU one thread feeds the device.
  */
 class workers
 {

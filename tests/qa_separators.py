@@ -8,7 +8,6 @@ alpha-RGS: Algorithm 1 of arXiv 2306.14411 with the sign of its equation (10), w
 import threading
 import time
 import unittest
-from typing import Tuple
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from gnuradio.unmix.priors.gaussian import Gaussian
 from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, alpha_rgs, pnp_dr, separate
 from torch import Tensor
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 # ------------------------------------------------------------------------------------------------- random numbers
@@ -232,15 +231,15 @@ class AlphaRgs(unittest.TestCase):
 
     def test_qpsk_under_gaussian_noise_follows_algorithm_1(self):
         soi = priors.parse("rrc:qpsk,sps=4,span=6,ends=isolated")
-        density = raised_cosine(320, 0.02, 1.0)
+        density = raised_cosine(160, 0.02, 1.0)
         other = wrap(Gaussian(density))
-        sigma = covariance(density, 320)
+        sigma = covariance(density, 160)
 
         def estimate_s(x, a):  # the prior's own mean: qa_priors.py compares that with enumeration
             mean = soi.denoise(x[None].astype(np.complex64), np.float32([a]))[0]
             return (x - np.sqrt(a) * mean) / np.sqrt(1 - a)
 
-        self.assert_follows_the_transcription(320, [soi, other],
+        self.assert_follows_the_transcription(160, [soi, other],
                                               [estimate_s, lambda x, a: gaussian_noise_estimate(sigma, x, a)])
 
     def test_omega_weighs_the_interferences_term(self):
@@ -496,6 +495,46 @@ class SeveralSources(unittest.TestCase):
         np.testing.assert_allclose(result["sources"], truth, atol=1e-6)
         np.testing.assert_array_equal(result["outcomes"], int(Outcome.AGREED))
         np.testing.assert_array_equal(result["calls"], 1)
+
+    def three(self, windows=8):
+        rng = np.random.default_rng(0)
+        waves = [signals.linear_modulation(rng, windows, 160)[0], signals.linear_modulation(rng, windows, 128, "qpsk", 20)[0]]
+        ofdm, where = signals.cp_ofdm(rng, windows, 2560)
+        used = [priors.parse(t) for t in ("rrc:qpsk,ends=isolated", "rrc:qpsk,sps=20,ends=isolated", "cp-ofdm:qpsk")]
+        return [*waves, ofdm], used, [None, None, where.astype(np.float32)]
+
+    def test_the_product_form_solves_noise_free_mixtures_of_three(self):
+        waves, used, side = self.three()
+        for gains in ([1, 3, 3], [1, 2, 1]):
+            problem = Problem(np.tensordot(gains, waves, (0, 0)), used, gains, side=side, margin=128)
+            result = pnp_dr(problem, steps=100)
+            self.assertGreaterEqual(np.mean(result.outcomes == int(Outcome.AGREED)), 0.75, str(gains))
+            solved = result.outcomes == int(Outcome.AGREED)
+            for k in range(3):
+                error = np.mean(np.abs(result.sources[k] - waves[k])[solved, 128:-128] ** 2)
+                self.assertLess(error, 0.02, f"{gains}: source {k}")
+
+    def test_the_product_form_follows_its_equations(self):
+        # p_k = x_k + (y - sum_j g_j x_j) / (K g_k), q_k = D_k(2 p_k - x_k), x_k += q_k - p_k
+        waves, used, side = self.three(windows=1)
+        gains, v = np.array([1.0, 2.0, 1.0]), np.array([0.05, 0.08, 0.12])
+        y = np.tensordot(gains, waves, (0, 0))
+        initial = np.stack([0.8 * w + 0.1 * y for w in waves])
+        for calls in (1, 2, 4):
+            result = run("pnp_dr", y, used, gains, initial, side=side, steps=calls, v=list(v), agreement=1e-30,
+                         refine_gains=False, block=2560)
+            x, best = initial[:, 0].copy(), np.inf
+            for _ in range(calls):
+                p = x + (y[0] - gains @ x) / (3 * gains[:, None])
+                np.testing.assert_allclose(gains @ p, y[0], atol=1e-9)  # a projection on the mixture
+                q = np.stack([used[k].denoise((np.sqrt(1 / (1 + v[k])) * (2 * p[k] - x[k]))[None].astype(np.complex64),
+                                              np.float32([1 / (1 + v[k])]), side[k])[0] for k in range(3)])
+                x = x + q - p
+                level = np.mean(np.abs(y[0] - gains @ q) ** 2)
+                if level < best:
+                    best, keep = level, q
+            np.testing.assert_allclose(result["sources"][:, 0], keep, atol=1e-2, err_msg=f"{calls} calls")
+            self.assertAlmostEqual(float(result["disagreement"][0, 0]), best, delta=1e-3 * best + 1e-6)
 
     def test_alpha_rgs_ties_the_last_of_three_sources_to_the_mixture(self):
         rng = np.random.default_rng(3)

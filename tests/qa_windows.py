@@ -9,12 +9,12 @@ from gnuradio.unmix import priors, signals
 from gnuradio.unmix.estimators import Levels, estimate_levels, ofdm_start_and_phase
 from gnuradio.unmix.priors import PriorError
 from gnuradio.unmix.priors.gaussian import spectrum
-from gnuradio.unmix.separators import CancelFlag, Outcome
+from gnuradio.unmix.separators import CancelFlag
 from gnuradio.unmix.stream import StreamSeparator
 from gnuradio.unmix.windows import Plan, default_overlap
 from torch import Tensor
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 class Plans(unittest.TestCase):

@@ -33,8 +33,8 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
                     ) -> Levels:
     """Fit a mixture's spectrum by a non-negative combination of the priors' spectra and white noise.
 
-    spectrum: of the mixture, as priors.gaussian.spectrum gives it, FFT order [bins]. power: mean |sample|^2. sir_db: holds
-    the SIR (dB, SOI over all interference) when given; with several interferers their shares are still fitted.
+    spectrum: of the mixture, as priors.gaussian.spectrum gives it, FFT order [bins]. power: mean |sample|^2.
+    sir_db: the SIR (dB, SOI over all interference) where it is known; several interferers' shares are still fitted.
     Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals.
     """
     shapes = np.array([expected_spectrum(p.psd(4 * len(spectrum)), len(spectrum)) for p in priors]

@@ -32,8 +32,8 @@ def linear_modulation(rng: np.random.Generator, windows: int, symbols: int, cons
     return rrc_wave(cons.modulate(bits, constellation), sps, rolloff, span), bits
 
 
-def cp_ofdm(rng: np.random.Generator, windows: int, samples: int, constellation: str = "qpsk", fft: int = 64, cp: int = 16,
-            active: int = 56) -> tuple[np.ndarray, np.ndarray]:
+def cp_ofdm(rng: np.random.Generator, windows: int, samples: int, constellation: str = "qpsk", fft: int = 64,
+            cp: int = 16, active: int = 56) -> tuple[np.ndarray, np.ndarray]:
     """Random CP-OFDM with a random start and phase per window, as arXiv 2306.14411, C.2.
 
     Returns waves complex64 [windows, samples] and float64 [windows, 2]: the first symbol boundary (samples) and the

@@ -15,8 +15,8 @@ enum class prediction { signal, noise };
 /*!
  * \brief A signal's prior: a TorchScript module that answers, for x_t = sqrt(abar) x + sqrt(1 - abar) z, what x was.
  *
- * The module's method is forward(x [B, 2, N], alpha_bar [B], side [B, P]) -> [B, 2, N], float32; real and imaginary part
- * are channels, and the result is either the posterior mean of x or the estimate of z. Its metadata travel in the
+ * The module's method is forward(x [B, 2, N], alpha_bar [B], side [B, P]) -> [B, 2, N], float32; real and imaginary
+ * part are channels, and the result is either the posterior mean of x or the estimate of z. Its metadata travel in the
  * archive as the extra file prior.json. Safe to use from several threads.
  */
 class UNMIX_API prior

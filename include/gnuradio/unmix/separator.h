@@ -20,15 +20,15 @@ namespace gr::unmix {
  */
 struct mixtures {
     std::size_t windows = 0;
-    std::size_t samples = 0;                       //!< of a window
-    std::vector<std::shared_ptr<prior>> priors;    //!< K of them, all on one device
-    const std::complex<float>* mixture = nullptr;  //!< [windows, samples]
-    const std::complex<float>* initial = nullptr;  //!< [K, windows, samples], first estimates of the sources
-    const float* gains = nullptr;                  //!< [windows, K], amplitudes > 0
-    std::vector<const float*> side;                //!< per source [windows, side_width], null for none
-    std::vector<std::size_t> side_width;           //!< per source
-    const float* noise = nullptr;                  //!< [windows], variance of complex noise in y; null for none
-    const std::uint64_t* index = nullptr;          //!< [windows], the windows' own numbers, for their random numbers
+    std::size_t samples = 0;                      //!< of a window
+    std::vector<std::shared_ptr<prior>> priors;   //!< K of them, all on one device
+    const std::complex<float>* mixture = nullptr; //!< [windows, samples]
+    const std::complex<float>* initial = nullptr; //!< [K, windows, samples], first estimates of the sources
+    const float* gains = nullptr;                 //!< [windows, K], amplitudes > 0
+    std::vector<const float*> side;               //!< per source [windows, side_width], null for none
+    std::vector<std::size_t> side_width;          //!< per source
+    const float* noise = nullptr;                 //!< [windows], variance of complex noise in y; null for none
+    const std::uint64_t* index = nullptr;         //!< [windows], the windows' own numbers, for their random numbers
 };
 
 //! How a window ended.
@@ -43,7 +43,8 @@ enum class outcome : std::uint8_t {
 struct separation {
     std::vector<std::complex<float>> sources; //!< [K, windows, samples], unit-power estimates
     std::vector<float> gains;                 //!< [windows, K]; re-estimated where the method does so
-    //! [windows, blocks]: mean |y - sum_k gain_k x_k|^2 around each block of `block` samples, in units of the SOI's power
+    //! [windows, blocks]: mean |y - sum_k gain_k x_k|^2 around each block of `block` samples, in units of the SOI's
+    //! power
     std::vector<float> disagreement;
     std::size_t blocks = 0;
     std::vector<std::int32_t> calls; //!< [windows], calls of each source's prior

@@ -41,7 +41,8 @@ void expect(bool fits, const char* what)
         throw std::invalid_argument(what);
 }
 
-py::array_t<complex64> denoise(const prior& p, array<complex64> x, array<float> alpha_bar, std::optional<array<float>> side)
+py::array_t<complex64>
+denoise(const prior& p, array<complex64> x, array<float> alpha_bar, std::optional<array<float>> side)
 {
     expect(x.ndim() == 2, "x must be complex64 [windows, samples]");
     const auto batch = static_cast<std::size_t>(x.shape(0)), samples = static_cast<std::size_t>(x.shape(1));
@@ -99,7 +100,8 @@ arguments collect(array<complex64> mixture,
     const auto sources = static_cast<py::ssize_t>(priors.size());
     expect(gains.ndim() == 2 && gains.shape(0) == windows && gains.shape(1) == sources,
            "gains must be float32 [windows, sources]");
-    expect(initial.ndim() == 3 && initial.shape(0) == sources && initial.shape(1) == windows && initial.shape(2) == samples,
+    expect(initial.ndim() == 3 && initial.shape(0) == sources && initial.shape(1) == windows &&
+               initial.shape(2) == samples,
            "initial must be complex64 [sources, windows, samples]");
     expect(static_cast<py::ssize_t>(side.size()) == sources, "side needs one entry per source, None for none");
     expect(index.ndim() == 1 && index.shape(0) == windows, "index must be uint64 [windows]");
@@ -160,7 +162,8 @@ PYBIND11_MODULE(unmix_python, m)
     m.doc() = "The gr-unmix engine: noise schedule, TorchScript priors, alpha-RGS and Douglas-Rachford separators.";
 
     py::class_<noise_schedule>(m, "NoiseSchedule", "Noise levels abar_t = prod (1 - beta_i), beta linearly spaced.")
-        .def(py::init<double, double, int>(), py::arg("beta_min") = 1e-4, py::arg("beta_max") = 0.05, py::arg("steps") = 100)
+        .def(py::init<double, double, int>(), py::arg("beta_min") = 1e-4, py::arg("beta_max") = 0.05,
+             py::arg("steps") = 100)
         .def_property_readonly("steps", &noise_schedule::steps)
         .def("alpha_bar", &noise_schedule::alpha_bar, py::arg("t"));
     m.def("cosine_anneal", &cosine_anneal, py::arg("first"), py::arg("last"), py::arg("step"), py::arg("steps"));
@@ -190,23 +193,25 @@ PYBIND11_MODULE(unmix_python, m)
         .value("AGREED", outcome::agreed)
         .value("DIVERGED", outcome::diverged);
 
-#define UNMIX_COMMON_ARGUMENTS                                                                                        \
-    py::arg("mixture"), py::arg("priors"), py::arg("gains"), py::arg("initial"), py::arg("side"),                     \
-        py::arg("noise") = py::none(), py::arg("index"), py::kw_only(), py::arg("seed") = 0, py::arg("batch") = 64,   \
-        py::arg("threads") = 0, py::arg("block") = 16, py::arg("progress") = py::none(), py::arg("cancel") = py::none()
+#define UNMIX_COMMON_ARGUMENTS                                                                                         \
+    py::arg("mixture"), py::arg("priors"), py::arg("gains"), py::arg("initial"), py::arg("side"),                      \
+        py::arg("noise") = py::none(), py::arg("index"), py::kw_only(), py::arg("seed") = 0, py::arg("batch") = 64,    \
+        py::arg("threads") = 0, py::arg("block") = 16, py::arg("progress") = py::none(),                               \
+        py::arg("cancel") = py::none()
     using priors_type = std::vector<std::shared_ptr<prior>>;
     using side_type = std::vector<std::optional<array<float>>>;
 
     m.def(
         "alpha_rgs",
-        [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial, side_type side,
-           std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed, std::size_t batch,
-           std::size_t threads, std::size_t block, std::optional<progress_callback> progress, const cancel_flag* cancel,
-           long steps, double rate_max, double rate_min, std::vector<double> omega, int level_min, int level_max,
-           int level_max_last, double weight_cap) {
-            auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads, block,
-                             progress, cancel);
-            const alpha_rgs_options o{ steps, rate_max, rate_min, omega, level_min, level_max, level_max_last, weight_cap };
+        [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial,
+           side_type side, std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed,
+           std::size_t batch, std::size_t threads, std::size_t block, std::optional<progress_callback> progress,
+           const cancel_flag* cancel, long steps, double rate_max, double rate_min, std::vector<double> omega,
+           int level_min, int level_max, int level_max_last, double weight_cap) {
+            auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads,
+                             block, progress, cancel);
+            const alpha_rgs_options o{ steps,     rate_max,  rate_min,       omega,
+                                       level_min, level_max, level_max_last, weight_cap };
             return separated(a, [&](const mixtures& in, const control& ctl) { return alpha_rgs(in, o, ctl); });
         },
         UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 20000, py::arg("rate_max") = 5e-3, py::arg("rate_min") = 1e-6,
@@ -216,17 +221,18 @@ PYBIND11_MODULE(unmix_python, m)
 
     m.def(
         "pnp_dr",
-        [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial, side_type side,
-           std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed, std::size_t batch,
-           std::size_t threads, std::size_t block, std::optional<progress_callback> progress, const cancel_flag* cancel,
-           int steps, std::vector<double> v, double relaxation, double agreement, bool refine_gains, std::size_t margin) {
-            auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads, block,
-                             progress, cancel);
+        [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial,
+           side_type side, std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed,
+           std::size_t batch, std::size_t threads, std::size_t block, std::optional<progress_callback> progress,
+           const cancel_flag* cancel, int steps, std::vector<double> v, double relaxation, double agreement,
+           bool refine_gains, std::size_t margin) {
+            auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads,
+                             block, progress, cancel);
             const pnp_dr_options o{ steps, v, relaxation, agreement, refine_gains, margin };
             return separated(a, [&](const mixtures& in, const control& ctl) { return pnp_dr(in, o, ctl); });
         },
-        UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 100, py::arg("v") = std::vector<double>{}, py::arg("relaxation") = 1.0,
-        py::arg("agreement") = 0.01, py::arg("refine_gains") = true, py::arg("margin") = 0,
+        UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 100, py::arg("v") = std::vector<double>{},
+        py::arg("relaxation") = 1.0, py::arg("agreement") = 0.01, py::arg("refine_gains") = true, py::arg("margin") = 0,
         "Plug-and-play Douglas-Rachford splitting with the priors' posterior means.");
 #undef UNMIX_COMMON_ARGUMENTS
 }

@@ -2,7 +2,6 @@
 """Closed-form prior of a cyclic-prefix OFDM signal of known parameters, start and phase known or marginalised."""
 
 import math
-from typing import Tuple
 
 import numpy as np
 import torch
@@ -113,12 +112,10 @@ class CpOfdm(nn.Module):
         rows = torch.matmul(turned.reshape(1, -1, 2 * self.active), self.synthesis)
         return rows.view(2, mean.size(0), mean.size(1), self.length)
 
-    def seen(self, offset: Tensor, samples: int, count: int) -> Tuple[Tensor, Tensor]:
-        """The first and last symbol's indices [E] (E = 1 or 2) and which of their samples are in the window."""
-        edge = torch.arange(0, count, max(count - 1, 1), device=offset.device)
-        sample = torch.arange(self.length, device=offset.device) + edge[:, None] * self.length
-        shown = (sample >= offset[:, None, None]) & (sample < (offset + samples)[:, None, None])
-        return edge, shown
+    def seen(self, offset: Tensor, samples: int, symbol: Tensor) -> Tensor:
+        """Which samples of symbols number `symbol`, [B or 1, S], are in the window: bool [B, S, length]."""
+        sample = torch.arange(self.length, device=offset.device) + symbol[:, :, None] * self.length
+        return (sample >= offset[:, None, None]) & (sample < (offset + samples)[:, None, None])
 
     def cut_symbols(self, shown: Tensor, seen: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
         """Posterior means [2, B, E, length] of symbols of which only some samples are seen.
@@ -170,26 +167,28 @@ class CpOfdm(nn.Module):
         """Posterior mean [B, 2, N] for known offset [B] and phase, as turn = exp(i phase), complex [B]."""
         frames = self.cut(x, offset)
         count = frames.size(1)
-        edge, seen = self.seen(offset, x.size(2), count)
         noise = ((1 - alpha_bar) * self.noise_gain)[:, None].expand(-1, count)
         symbols = self.extend(self.decide(frames, noise, alpha_bar, turn), turn)  # [2, B, S, length]
-        ends = self.cut_symbols(frames.index_select(1, edge), seen, alpha_bar, turn)
-        symbols = symbols.index_copy(2, edge, ends)
+        # The last symbol in the window is the last frame or, for small offsets, the one before.
+        last = torch.div(offset + (x.size(2) - 1), self.length, rounding_mode="floor")
+        edge = torch.stack([torch.zeros_like(last), last], 1)
+        window = torch.arange(x.size(0), device=x.device)[:, None]
+        symbols[:, window, edge] = self.cut_symbols(frames[window, edge], self.seen(offset, x.size(2), edge), alpha_bar,
+                                                    turn)
         batch, row = x.size(0), count * self.length
         views = symbols.as_strided([batch, self.length, 2, x.size(2)], [row, 1, batch * row, 1])
-        return views[torch.arange(batch, device=x.device), offset]
+        return views[window[:, 0], offset]
 
     def log_likelihood(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tensor:
         """log p(x | start, phase) up to a constant of x, [B].
 
         Prefix and tail differ by noise alone; the folded body follows the constellation in complete symbols, and a
-        Gaussian of unit power in the first and the last, which may be cut.
+        Gaussian of unit power in those that the window cuts.
         """
         noise = 1 - alpha_bar
         frames = self.cut(x, offset)
         count = frames.size(1)
-        edge, shown = self.seen(offset, x.size(2), count)
-        seen = torch.ones(x.size(0), count, self.length, dtype=torch.bool, device=x.device).index_copy(1, edge, shown)
+        seen = self.seen(offset, x.size(2), torch.arange(count, device=x.device)[None])
         first, tail = seen[:, :, :self.cp], seen[:, :, self.fft:]
         pair = (first & tail).float()
         difference = (frames[..., :self.cp] - frames[..., self.fft:]).square().sum(2)
@@ -204,15 +203,12 @@ class CpOfdm(nn.Module):
         variance = noise[:, None, None] / copies.clamp(min=1.0)
         gaussian = variance + 0.5 * alpha_bar[:, None, None]
         per_sample = -(power / (2 * gaussian) + torch.log(gaussian)) * (copies > 0)
-        per_symbol = per_sample.sum(2)
-        if count > 2:
-            even = noise * self.noise_gain * self.fft / self.active  # of a folded sample, taken as even
-            carrier = (noise * self.noise_gain)[:, None].repeat(1, count - 2)
-            u = self.observe(frames[:, 1:-1], carrier, alpha_bar, turn)
-            evidence = cons.log_evidence(u, (alpha_bar[:, None] / carrier)[:, :, None], self.table).sum(2)
-            inner = evidence - power[:, 1:-1].sum(2) / (2 * even[:, None]) - self.fft * torch.log(even[:, None])
-            per_symbol = torch.cat([per_symbol[:, :1], inner, per_symbol[:, -1:]], 1)
-        return total + per_symbol.sum(1)
+        even = noise * self.noise_gain * self.fft / self.active  # of a folded sample, taken as even
+        carrier = (noise * self.noise_gain)[:, None].repeat(1, count)
+        u = self.observe(frames, carrier, alpha_bar, turn)
+        evidence = cons.log_evidence(u, (alpha_bar[:, None] / carrier)[:, :, None], self.table).sum(2)
+        whole = evidence - power.sum(2) / (2 * even[:, None]) - self.fft * torch.log(even[:, None])
+        return total + torch.where(seen.all(2), whole, per_sample.sum(2)).sum(1)
 
     def marginal(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """Posterior mean with start and phase marginalised.

@@ -104,7 +104,7 @@ class Prior:
 
 
 def from_module(module: torch.nn.Module, info: dict) -> Prior:
-    """Script an eager module [B, 2, N], [B], [B, P] -> [B, 2, N] and wrap it. info: prior.json, see training/README.md."""
+    """Script an eager module [B, 2, N], [B], [B, P] -> [B, 2, N] and wrap it. info: prior.json."""
     return Prior(to_bytes(module, info), info["name"], module)
 
 

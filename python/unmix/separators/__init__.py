@@ -8,8 +8,8 @@ from .common import CancelFlag, Outcome, Problem, Progress, Separation, first_es
 from .matched_filter import matched_filter
 from .pnp_dr import AGREEMENT, pnp_dr
 
-__all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs", "first_estimates",
-           "matched_filter", "pnp_dr", "resolve_method", "separate"]
+__all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs",
+           "first_estimates", "matched_filter", "pnp_dr", "resolve_method", "separate"]
 
 #: Methods by the name that users type. "auto" is the one that measures best for the priors at hand.
 METHODS = {"alpha-rgs": alpha_rgs, "matched-filter": matched_filter, "pnp-dr": pnp_dr}

@@ -14,10 +14,11 @@ def pnp_dr(problem: Problem, steps: Optional[int] = None, v: Optional[Sequence[f
            agreement: float = AGREEMENT, refine_gains: bool = True) -> Separation:
     """Run the engine's Douglas-Rachford splitting from the matched filter's solution.
 
-    steps: largest number of calls of each prior, >= 1 (default 100; 12 are used on average at the hardest SIR). v: denoising variance per real channel and source
-    (default 0.03 or the noise's own, whichever is larger; .02 to .5 work). relaxation: 0 .. 2. agreement: disagreement, relative to the SOI's power and
-    above the noise, below which a symbol counts as solved. refine_gains: re-estimate the interference's gain in every
-    call, which repairs levels that are 10 % off. Raises ValueError for values out of range.
+    steps: largest number of calls of each prior, >= 1 (default 100; 16 are used on average at the hardest SIR). v:
+    denoising variance per real channel and source (default 0.03 or the noise's own, whichever is larger; .02 to .5
+    work). relaxation: 0 .. 2. agreement: disagreement, relative to the SOI's power and above the noise, below which a
+    symbol counts as solved. refine_gains: re-estimate the interference's gain in every call, which repairs levels that
+    are 10 % off. Raises ValueError for values out of range.
     """
     positional, common = problem.engine_arguments(first_estimates(problem))
     result = unmix_python.pnp_dr(
