@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 from gnuradio.unmix import demodulation, priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
+from gnuradio.unmix.unmix_python import cuda_available
 from tqdm import tqdm
 
 
@@ -63,7 +65,6 @@ def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
     if errors.size > 1 and 0 < rate < 1:
         scatter = np.sum((errors - rate * bits_per_window) ** 2) * errors.size / (errors.size - 1) / bits**2
         effect = max(1.0, scatter / (rate * (1 - rate) / bits))
-    import scipy.stats
     n, k = bits / effect, rate * bits / effect
     low = scipy.stats.beta.ppf(0.025, k, n - k + 1) if k > 0 else 0.0
     high = scipy.stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
@@ -137,7 +138,7 @@ def measure(args, method, sir_db, snr_db, device, given=None):
            "sir_db": sir_db, "snr_db": snr_db if math.isfinite(snr_db) else "inf", "windows": count, "bits": 0,
            "bit_errors": None, "ber": None, "ber_ci95": None, "mse_db": None,
            "seconds_per_window": seconds / count, "steps": float(np.mean(calls)), "device": device, "seed": args.seed,
-           "steps_limit": args.steps, "asked_windows": args.windows}
+           "steps_limit": args.steps, "asked_windows": args.windows, "window": args.window}
     if bits is not None:
         wrong = demodulation.decide(demodulation.matched_filter(estimate, soi.modulation), soi.modulation) != bits
         # A stream's errors cluster by window too: count them in pieces of a hop.
@@ -228,11 +229,12 @@ def main(argv=None):
         if given is None and args.priors[1].info["kind"] != "cp-ofdm":
             raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --mixtures")
         rows = json.loads(Path(args.json).read_text()) if args.json and Path(args.json).exists() else []
+        device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
+        for prior in args.priors:
+            prior.engine(device)
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
-    from gnuradio.unmix.unmix_python import cuda_available
-    device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
     print(f"device {device}, {args.protocol} windows", file=sys.stderr)
 
     fresh = []
@@ -240,10 +242,11 @@ def main(argv=None):
         for method in args.methods:
             for sir_db in (sorted(given) if given else args.sir_db):
                 key = (method, args.soi, args.interference, args.protocol, sir_db,
-                       snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.seed, device)
+                       snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.window, args.seed,
+                       device)
                 names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit",
-                         "asked_windows", "seed", "device")
-                old = [r for r in rows if tuple(r[n] for n in names) == key] if given is None else []
+                         "asked_windows", "window", "seed", "device")
+                old = [r for r in rows if tuple(r.get(n) for n in names) == key] if given is None else []
                 if old:
                     fresh += old
                     continue

@@ -37,8 +37,8 @@ void expect(bool holds, const std::string& what)
 
 void expect_near(double value, double wanted, double tolerance, const std::string& what)
 {
-    expect(std::abs(value - wanted) <= tolerance,
-           what + ": " + std::to_string(value) + ", expected " + std::to_string(wanted) + " +- " + std::to_string(tolerance));
+    expect(std::abs(value - wanted) <= tolerance, what + ": " + std::to_string(value) + ", expected " +
+                                                      std::to_string(wanted) + " +- " + std::to_string(tolerance));
 }
 
 template <typename Exception, typename Call>
@@ -160,12 +160,9 @@ void philox_gives_random123s_known_answers()
 void random_numbers_differ_in_every_part_of_their_counter()
 {
     const auto base = random::draw(1, 2, 3, 1, 5);
-    const random::block others[] = { random::draw(9, 2, 3, 1, 5),
-                                     random::draw(1 + (1ull << 40), 2, 3, 1, 5),
-                                     random::draw(1, 9, 3, 1, 5),
-                                     random::draw(1, 2 + (1ull << 40), 3, 1, 5),
-                                     random::draw(1, 2, 9, 1, 5),
-                                     random::draw(1, 2, 3, 2, 5),
+    const random::block others[] = { random::draw(9, 2, 3, 1, 5), random::draw(1 + (1ull << 40), 2, 3, 1, 5),
+                                     random::draw(1, 9, 3, 1, 5), random::draw(1, 2 + (1ull << 40), 3, 1, 5),
+                                     random::draw(1, 2, 9, 1, 5), random::draw(1, 2, 3, 2, 5),
                                      random::draw(1, 2, 3, 1, 6) };
     for (const auto& other : others)
         for (int i = 0; i < 4; ++i)
@@ -182,7 +179,8 @@ void normals_are_box_muller_to_single_precision()
         // b's top quarter and 24 more bits: the angle runs from -pi/4 on.
         const double angle = 2 * std::numbers::pi * ((b >> 6) / 67108864.0) - std::numbers::pi / 4;
         const double radius = std::sqrt(-2 * std::log(u));
-        worst = std::max({ worst, std::abs(first - radius * std::cos(angle)), std::abs(second - radius * std::sin(angle)) });
+        worst = std::max(
+            { worst, std::abs(first - radius * std::cos(angle)), std::abs(second - radius * std::sin(angle)) });
         worst_log = std::max(worst_log, std::abs(random::log_of(static_cast<float>(u)) - std::log(u)) /
                                             std::max(1e-3, std::abs(std::log(u))));
     };
@@ -254,8 +252,7 @@ void smooth_adds_the_counters_noise_at_every_place()
                 float z[4];
                 random::normals(word.v[0], word.v[1], z[0], z[1]);
                 random::normals(word.v[2], word.v[3], z[2], z[3]);
-                wanted[w * c.n + i] =
-                    std::sqrt(levels[w]) * c.x[c.at(w, 1, i)] + std::sqrt(1 - levels[w]) * z[i % 4];
+                wanted[w * c.n + i] = std::sqrt(levels[w]) * c.x[c.at(w, 1, i)] + std::sqrt(1 - levels[w]) * z[i % 4];
             }
         expect(distance(out, wanted) < 2e-6, "smooth with " + std::to_string(samples) + " samples");
     }
@@ -350,8 +347,10 @@ void dr_project_conserves_the_mixture()
     floats share(6), levels{ 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f }, p(c.x.size()), out(c.x.size());
     for (std::size_t w = 0; w < 2; ++w)
         for (std::size_t k = 0; k < 3; ++k)
-            share[3 * w + k] = static_cast<float>((0.2 + 0.1333333333 * static_cast<double>(k)) / c.gain(w, k)); // sum 1
-    cpu::dr_project(c.shape(), c.y.data(), c.x.data(), c.gains.data(), share.data(), levels.data(), p.data(), out.data());
+            share[3 * w + k] =
+                static_cast<float>((0.2 + 0.1333333333 * static_cast<double>(k)) / c.gain(w, k)); // sum 1
+    cpu::dr_project(c.shape(), c.y.data(), c.x.data(), c.gains.data(), share.data(), levels.data(), p.data(),
+                    out.data());
     double sum_error = 0, reflection_error = 0, share_error = 0;
     for (std::size_t w = 0; w < 2; ++w)
         for (std::size_t i = 0; i < c.n; ++i) {
@@ -364,8 +363,8 @@ void dr_project_conserves_the_mixture()
             for (std::size_t k = 0; k < 3; ++k) {
                 const std::size_t at = c.at(w, k, i);
                 share_error = std::max(share_error, std::abs(p[at] - c.x[at] - share[3 * w + k] * before));
-                reflection_error =
-                    std::max(reflection_error, std::abs(out[at] - std::sqrt(levels[2 * k + w]) * (2. * p[at] - c.x[at])));
+                reflection_error = std::max(reflection_error,
+                                            std::abs(out[at] - std::sqrt(levels[2 * k + w]) * (2. * p[at] - c.x[at])));
             }
         }
     expect(sum_error < 1e-5, "sum_k gain_k p_k = y");
@@ -416,7 +415,8 @@ void keep_best_keeps_the_blocks_with_less_disagreement()
                     const auto middle = static_cast<long>(b * block + block / 2);
                     double sum = 0;
                     int count = 0;
-                    for (long i = std::max(0L, middle - 10); i < std::min(middle + 10, static_cast<long>(samples)); ++i) {
+                    for (long i = std::max(0L, middle - 10); i < std::min(middle + 10, static_cast<long>(samples));
+                         ++i) {
                         ++count;
                         for (const std::size_t plane : { std::size_t{ 0 }, samples }) {
                             double r = c.y[w * c.n + plane + static_cast<std::size_t>(i)];
@@ -427,7 +427,8 @@ void keep_best_keeps_the_blocks_with_less_disagreement()
                     }
                     const double level = sum / count / (c.gain(w, 0) * c.gain(w, 0));
                     const bool better = level < old_best[w * blocks + b];
-                    expect_near(best[w * blocks + b], better ? level : old_best[w * blocks + b], 1e-4, "level of a block");
+                    expect_near(best[w * blocks + b], better ? level : old_best[w * blocks + b], 1e-4,
+                                "level of a block");
                     const floats& source = better ? q : old_keep;
                     bool right = true;
                     for (std::size_t i = b * block; i < std::min((b + 1) * block, samples); ++i)

@@ -150,6 +150,11 @@ def gaussian_noise_estimate(sigma, noisy, level):
     return 2 * np.sqrt(1 - level) * np.linalg.solve(total, noisy)
 
 
+def gaussian_estimator(density):
+    sigma = covariance(density, len(density))
+    return lambda noisy, level: gaussian_noise_estimate(sigma, noisy, level)
+
+
 def run(method, mixture, used, gains, initial, side=None, noise=None, index=None, **options):
     """The bare engine: nothing is estimated on the way."""
     mixture = np.asarray(mixture, np.complex64)
@@ -211,10 +216,10 @@ class AlphaRgs(unittest.TestCase):
         initial = np.stack([start, (y - start) / kappa])
         for steps in (1, 2, 20):
             given = {} if omega is None else {"omega": [1.0, omega]}
-            result = run("alpha_rgs", y, used, [1, kappa], initial, index=index, seed=(5 << 33) + 1, steps=steps, **given)
+            seed = (5 << 33) + 1
+            result = run("alpha_rgs", y, used, [1, kappa], initial, index=index, seed=seed, steps=steps, **given)
             for w, number in enumerate(index):
-                wanted = self.transcription(y[w], kappa, start[w], *estimates, omega or kappa**2, steps, (5 << 33) + 1,
-                                            number)
+                wanted = self.transcription(y[w], kappa, start[w], *estimates, omega or kappa**2, steps, seed, number)
                 error = np.abs(result["sources"][0, w] - wanted).max()
                 self.assertLess(error, tolerance, f"{steps} steps, window {w}")
                 rest = y[w] - result["sources"][0, w] - kappa * result["sources"][1, w]
@@ -226,7 +231,7 @@ class AlphaRgs(unittest.TestCase):
         # Scores from Proposition 2 with explicit covariance matrices; 31 samples leave no multiple of four.
         densities = [raised_cosine(31, 4.0, 0.05), raised_cosine(31, 0.02, 1.0)]
         used = [wrap(Gaussian(d)) for d in densities]
-        estimates = [lambda x, a, c=covariance(d, 31): gaussian_noise_estimate(c, x, a) for d in densities]
+        estimates = [gaussian_estimator(d) for d in densities]
         self.assert_follows_the_transcription(31, used, estimates)
 
     def test_qpsk_under_gaussian_noise_follows_algorithm_1(self):
@@ -245,7 +250,7 @@ class AlphaRgs(unittest.TestCase):
     def test_omega_weighs_the_interferences_term(self):
         densities = [raised_cosine(16, 4.0, 0.05), raised_cosine(16, 0.02, 1.0)]
         used = [wrap(Gaussian(d)) for d in densities]
-        estimates = [lambda x, a, c=covariance(d, 16): gaussian_noise_estimate(c, x, a) for d in densities]
+        estimates = [gaussian_estimator(d) for d in densities]
         self.assert_follows_the_transcription(16, used, estimates, omega=0.7)
 
     def test_mean_step_of_gaussian_sources_is_proposition_2s_gradient(self):
@@ -326,7 +331,8 @@ class Figure1(unittest.TestCase):
         weights = weights / weights.sum()
         total = np.zeros_like(theta)
         for a in ALPHA_BAR[1:]:
-            for x, points, share in ((theta, self.points_s, 1.0), ((self.y - theta) / self.kappa, self.points_b, omega)):
+            rest = (self.y - theta) / self.kappa
+            for x, points, share in ((theta, self.points_s, 1.0), (rest, self.points_b, omega)):
                 noisy = np.sqrt(a) * x[:, None] + np.sqrt(1 - a) * nodes
                 distance = (noisy[..., None] - np.sqrt(a) * points) ** 2 / (2 * (1 - a))
                 total -= share / 49 * (np.logaddexp.reduce(-distance, -1) @ weights)
@@ -419,8 +425,8 @@ class DouglasRachford(unittest.TestCase):
             np.testing.assert_array_equal(result["calls"], calls)
             np.testing.assert_array_equal(result["outcomes"], int(Outcome.STEPS_USED))
             for w in range(3):
-                keep, best, last = self.transcription(y[w], [1, gain], start[w], used, [None, side[1][w:w + 1]], calls, 16,
-                                                      refine, relaxation)
+                keep, best, last = self.transcription(y[w], [1, gain], start[w], used, [None, side[1][w:w + 1]],
+                                                      calls, 16, refine, relaxation)
                 np.testing.assert_allclose(result["sources"][:, w], keep, atol=1e-2, err_msg=f"{calls} calls")
                 np.testing.assert_allclose(result["disagreement"][w], best, rtol=1e-2, atol=1e-5)
                 self.assertAlmostEqual(float(result["gains"][w, 1]), float(last), delta=1e-3 * gain)
@@ -465,7 +471,8 @@ class DouglasRachford(unittest.TestCase):
         y = s + gains[1] * b + signals.noise(np.random.default_rng(0), s.shape, 0.1)
         initial = np.stack([s, b])
         deaf = run("pnp_dr", y, used, gains, initial, side=side, steps=20, margin=128)
-        told = run("pnp_dr", y, used, gains, initial, side=side, steps=20, margin=128, noise=np.full(8, 0.1, np.float32))
+        told = run("pnp_dr", y, used, gains, initial, side=side, steps=20, margin=128,
+                   noise=np.full(8, 0.1, np.float32))
         self.assertFalse(np.any(deaf["outcomes"] == int(Outcome.AGREED)))
         np.testing.assert_array_equal(told["outcomes"], int(Outcome.AGREED))
 
@@ -498,7 +505,7 @@ class SeveralSources(unittest.TestCase):
 
     def three(self, windows=8):
         rng = np.random.default_rng(0)
-        waves = [signals.linear_modulation(rng, windows, 160)[0], signals.linear_modulation(rng, windows, 128, "qpsk", 20)[0]]
+        waves = [signals.linear_modulation(rng, windows, 2560 // sps, "qpsk", sps)[0] for sps in (16, 20)]
         ofdm, where = signals.cp_ofdm(rng, windows, 2560)
         used = [priors.parse(t) for t in ("rrc:qpsk,ends=isolated", "rrc:qpsk,sps=20,ends=isolated", "cp-ofdm:qpsk")]
         return [*waves, ofdm], used, [None, None, where.astype(np.float32)]
@@ -536,11 +543,22 @@ class SeveralSources(unittest.TestCase):
             np.testing.assert_allclose(result["sources"][:, 0], keep, atol=1e-2, err_msg=f"{calls} calls")
             self.assertAlmostEqual(float(result["disagreement"][0, 0]), best, delta=1e-3 * best + 1e-6)
 
+    def test_a_window_keeps_its_best_when_another_one_ends_before_it(self):
+        # Perfect priors: their first answers stay the best. Two windows are explained at once, the others never.
+        rng = np.random.default_rng(3)
+        for sources in (2, 3):
+            truth = complex_noise(rng, sources, 4, 32)
+            y = truth.sum(0) + 5 * np.array([0, 1, 0, 1])[:, None]
+            side = [np.concatenate([t.real, t.imag], 1).astype(np.float32) for t in truth]
+            result = run("pnp_dr", y, [wrap(Echo())] * sources, np.ones(sources), np.zeros_like(truth), side=side,
+                         steps=4, refine_gains=False, threads=1, batch=4)
+            np.testing.assert_array_equal(result["calls"], [1, 4, 1, 4])
+            np.testing.assert_allclose(result["sources"], truth, atol=1e-6)
+
     def test_alpha_rgs_ties_the_last_of_three_sources_to_the_mixture(self):
         rng = np.random.default_rng(3)
-        used = [wrap(Gaussian(raised_cosine(24, 4.0, 0.05))), wrap(Gaussian(np.ones(24))),
-                wrap(Gaussian(raised_cosine(24, 0.05, 4.0)))]
-        gains, densities = np.array([1, 1.5, 0.5]), [raised_cosine(24, 4.0, 0.05), np.ones(24), raised_cosine(24, 0.05, 4.0)]
+        densities = [raised_cosine(24, 4.0, 0.05), np.ones(24), raised_cosine(24, 0.05, 4.0)]
+        used, gains = [wrap(Gaussian(d)) for d in densities], np.array([1, 1.5, 0.5])
         y = complex_noise(rng, 1, 24)
         x = complex_noise(rng, 3, 24)
         result = run("alpha_rgs", y, used, gains, x[:, None], steps=4, seed=9, index=[5])
@@ -574,8 +592,10 @@ class Runs(unittest.TestCase):
         for method, own, y, used, gains, side, initial in self.both():
             base = run(method, y, used, gains, initial, side=side, index=numbers, batch=9, threads=1, **own)["sources"]
             for batch, threads in ((1, 1), (2, 2), (4, 1), (64, 2), (9, 0)):
-                other = run(method, y, used, gains, initial, side=side, index=numbers, batch=batch, threads=threads, **own)
-                np.testing.assert_allclose(other["sources"], base, atol=1e-4, err_msg=f"{method} {batch} {threads}", rtol=1e-3)
+                other = run(method, y, used, gains, initial, side=side, index=numbers, batch=batch, threads=threads,
+                            **own)
+                np.testing.assert_allclose(other["sources"], base, atol=1e-4, rtol=1e-3,
+                                           err_msg=f"{method} {batch} {threads}")
             order = np.random.default_rng(0).permutation(9)
             turned = run(method, y[order], used, gains, initial[:, order], side=[None, side[1][order]],
                          index=numbers[order], batch=3, **own)
@@ -757,7 +777,8 @@ class Arguments(unittest.TestCase):
                 ({"rate_max": np.inf}, "rate_min <= rate_max"), ({"rate_min": -1.0}, "rate_min <= rate_max"),
                 ({"omega": [1.0]}, "one value per source"), ({"omega": [1.0, 0.0]}, "above zero"),
                 ({"omega": [1.0, np.nan]}, "above zero"), ({"level_min": -1}, "level_min <= level_max < 50"),
-                ({"level_max": 50}, "level_min <= level_max < 50"), ({"level_max_last": 0}, "level_min <= level_max < 50"),
+                ({"level_max": 50}, "level_min <= level_max < 50"),
+                ({"level_max_last": 0}, "level_min <= level_max < 50"),
                 ({"level_min": 9, "level_max": 8}, "level_min <= level_max < 50")):
             self.assert_refused("alpha_rgs", words, **options)
 
@@ -793,7 +814,8 @@ class Arguments(unittest.TestCase):
                 ("gain", lambda: Problem(y, ok, [1, 0])),
                 ("windows of 64 samples, not 640",
                  lambda: Problem(y, [ok[0], wrap(Gaussian(np.ones(8)), window=64)], [1, 1])),
-                ("unknown method 'magic'; allowed are auto, alpha-rgs", lambda: separate(Problem(y, ok, [1, 1]), "magic")),
+                ("unknown method 'magic'; allowed are auto, alpha-rgs",
+                 lambda: separate(Problem(y, ok, [1, 1]), "magic")),
                 ("at least 1 step", lambda: pnp_dr(Problem(y, ok, [1, 1]), steps=0)),
                 ("at least 1 step", lambda: alpha_rgs(Problem(y, ok, [1, 1]), steps=0))):
             with self.assertRaisesRegex(ValueError, words):

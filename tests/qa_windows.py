@@ -165,7 +165,7 @@ class Streams(unittest.TestCase):
 
     def test_alpha_rgs_uses_each_windows_own_random_numbers_for_any_chunking(self):
         noise = np.random.default_rng(0).standard_normal((900, 2)).view(complex)[:, 0]
-        white = [wrap(priors.gaussian.Gaussian(np.ones(8))), wrap(priors.gaussian.Gaussian(np.r_[np.ones(4), np.zeros(4)]))]
+        white = [wrap(priors.gaussian.Gaussian(d)) for d in (np.ones(8), np.r_[np.ones(4), np.zeros(4)])]
         results = []
         for batch, chunks in ((64, [900]), (1, [7] * 129), (2, [250] * 4)):
             separator = StreamSeparator(white, Levels(np.array([1.0, 0.5]), 0.0), "alpha-rgs", steps=8, window=128,
@@ -250,7 +250,8 @@ class Streams(unittest.TestCase):
         fixed = wrap(Half(), window=128)
         for words, options, used in (
                 ("0 steps are impossible", {"steps": 0}, self.used), ("batch of 0", {"batch": 0}, self.used),
-                ("unknown method", {"method": "magic"}, self.used), ("multiple of the SOI's 16", {"overlap": 250}, self.used),
+                ("unknown method", {"method": "magic"}, self.used),
+                ("multiple of the SOI's 16", {"overlap": 250}, self.used),
                 ("windows of 128 samples, not 640", {"window": 640}, [self.used[0], fixed]),
                 ("different lengths", {}, [wrap(Half(), window=64), fixed])):
             with self.assertRaisesRegex(ValueError, words):

@@ -5,7 +5,6 @@
 #include <gnuradio/unmix/schedule.h>
 #include <gnuradio/unmix/separator.h>
 
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -92,7 +91,7 @@ arguments collect(array<complex64> mixture,
                   std::size_t batch,
                   std::size_t threads,
                   std::size_t block,
-                  const std::optional<progress_callback>& progress,
+                  const std::optional<py::function>& progress,
                   const cancel_flag* cancel)
 {
     expect(mixture.ndim() == 2, "the mixture must be complex64 [windows, samples]");
@@ -128,7 +127,8 @@ arguments collect(array<complex64> mixture,
     if (progress)
         a.ctl.progress = [call = *progress](double fraction, std::size_t windows_done) {
             const py::gil_scoped_acquire acquire;
-            return call(fraction, windows_done);
+            const py::object go_on = call(fraction, windows_done);
+            return go_on.is_none() || go_on.cast<bool>();
         };
     return a;
 }
@@ -205,7 +205,7 @@ PYBIND11_MODULE(unmix_python, m)
         "alpha_rgs",
         [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial,
            side_type side, std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed,
-           std::size_t batch, std::size_t threads, std::size_t block, std::optional<progress_callback> progress,
+           std::size_t batch, std::size_t threads, std::size_t block, std::optional<py::function> progress,
            const cancel_flag* cancel, long steps, double rate_max, double rate_min, std::vector<double> omega,
            int level_min, int level_max, int level_max_last, double weight_cap) {
             auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads,
@@ -223,7 +223,7 @@ PYBIND11_MODULE(unmix_python, m)
         "pnp_dr",
         [](array<complex64> mixture, const priors_type& priors, array<float> gains, array<complex64> initial,
            side_type side, std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed,
-           std::size_t batch, std::size_t threads, std::size_t block, std::optional<progress_callback> progress,
+           std::size_t batch, std::size_t threads, std::size_t block, std::optional<py::function> progress,
            const cancel_flag* cancel, int steps, std::vector<double> v, double relaxation, double agreement,
            bool refine_gains, std::size_t margin) {
             auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads,

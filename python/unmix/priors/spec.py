@@ -121,8 +121,8 @@ def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
     cp = _take(values, "cp", 16, int, text)
     active = _take(values, "active", 56 if fft == 64 else max(1, fft * 7 // 8), int, text)
     _refuse_rest(values, text, "fft, cp, active")
-    if fft > 4096:
-        raise PriorError(f"fft={fft} in '{text}' is too large; allowed are 2 to 4096")
+    if fft > 2048:  # the transform is a matrix: 117 MB at 2048
+        raise PriorError(f"fft={fft} in '{text}' is too large; allowed are 2 to 2048")
     module = CpOfdm(name, fft, cp, active)
     return from_module(module, {
         "format": FORMAT, "name": text, "kind": "cp-ofdm", "window": 0, "predicts": "signal",

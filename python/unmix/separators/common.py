@@ -13,7 +13,7 @@ from ..unmix_python import CancelFlag, Outcome
 __all__ = ["CancelFlag", "Outcome", "Problem", "Progress", "Separation", "first_estimates"]
 
 #: Called with the fraction done (0 .. 1) and the number of finished windows; returning False cancels.
-Progress = Callable[[float, int], bool]
+Progress = Callable[[float, int], Optional[bool]]
 
 
 @dataclass
