@@ -9,7 +9,7 @@ BUILD := $(CURDIR)/build
 RUN := source $(BUILD)/run_env.sh && cd $(CURDIR) &&
 SAMPLES := apps/samples
 
-.PHONY: demo test build setup packages lint clean
+.PHONY: demo test build setup packages training-env lint clean
 
 demo: build
 	@$(RUN) python apps/make_samples.py --wifi $(SAMPLES)/wifi_excerpt.sigmf-meta --output $(BUILD)/demo
@@ -27,7 +27,7 @@ test: build
 	ctest --test-dir $(BUILD) --output-on-failure
 
 build: setup
-	@test -f $(BUILD)/CMakeCache.txt || cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(PYTHON)
+	@test -f $(BUILD)/Makefile || cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(PYTHON)
 	@cmake --build $(BUILD) --parallel $$(nproc)
 
 setup: .venv/ready
@@ -40,6 +40,11 @@ setup: .venv/ready
 
 packages:
 	@cmake/install_packages.sh
+
+# Sionna and GNU Radio want different numpy: training has an environment of its own.
+training-env:
+	/usr/bin/python3 -m venv .venv-training
+	.venv-training/bin/python -m pip install --quiet --requirement training/requirements.txt
 
 lint: setup
 	$(PYTHON) -m pip install --quiet ruff

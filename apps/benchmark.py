@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import scipy.stats
 from gnuradio.unmix import demodulation, priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
+from gnuradio.unmix.priors.constellation import bits_per_symbol
 from gnuradio.unmix.unmix_python import cuda_available
 from tqdm import tqdm
 
@@ -45,7 +47,16 @@ def arguments(argv):
                         help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
     args = parser.parse_args(argv)
     args.methods = [separators.resolve_method(m) for m in args.methods.split(",")]
-    args.snr_db = [float(s) for s in args.snr_db]
+    try:
+        args.snr_db = [float(s) for s in args.snr_db]
+    except ValueError:
+        raise ValueError(f"--snr-db must be numbers of dB or inf, not {' '.join(args.snr_db)}") from None
+    if args.steps is not None and args.methods == ["matched-filter"]:
+        raise ValueError("the method matched-filter takes no --steps")
+    for option in ("json", "plots"):
+        path = getattr(args, option)
+        if path and not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"the folder of --{option} {path} does not exist")
     if args.windows < 1 or args.batch < 1 or args.window < 1 or (args.steps is not None and args.steps < 1):
         raise ValueError("--windows, --window, --batch and --steps must be at least 1")
     if not all(math.isfinite(s) for s in args.sir_db) or any(math.isnan(s) for s in args.snr_db):
@@ -152,18 +163,28 @@ def measure(args, method, sir_db, snr_db, device, given=None):
     return row
 
 
-def load_mixtures(path):
+def load_mixtures(path, soi_shape):
     """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}.
 
     Raises ValueError for arrays that are missing or do not fit.
     """
-    with np.load(path, allow_pickle=False) as data:
-        if "mixture" not in data or "sir_db" not in data:
-            raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
-        mixture, sir = data["mixture"].astype(np.complex64), data["sir_db"]
-        soi, bits = data.get("soi"), data.get("bits")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {key: data[key] for key in ("mixture", "sir_db", "soi", "bits") if key in data}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not an .npz file of plain arrays") from None
+    if "mixture" not in arrays or "sir_db" not in arrays:
+        raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
+    mixture, sir = arrays["mixture"].astype(np.complex64), arrays["sir_db"]
+    soi, bits = arrays.get("soi"), arrays.get("bits")
     if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
         raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
+    if soi is not None and soi.shape != mixture.shape:
+        raise ValueError(f"soi in {path} must have the mixture's shape {list(mixture.shape)}")
+    expected = (len(mixture), len(range(round(soi_shape["first"]), mixture.shape[1], soi_shape["samples_per_symbol"]))
+                * bits_per_symbol(soi_shape["constellation"]))
+    if bits is not None and bits.shape != expected:
+        raise ValueError(f"bits in {path} must be {list(expected)} for the SOI given")
     groups = {}
     for level in np.unique(sir):
         of_level = sir == level
@@ -184,6 +205,19 @@ def table(rows):
                  mse, f"{r['steps']:.1f}", f"{1e3 * r['seconds_per_window']:.2f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def load_rows(path):
+    """Rows of an earlier run, none where there was none. Raises ValueError for a file of something else."""
+    if not path or not Path(path).exists():
+        return []
+    try:
+        rows = json.loads(Path(path).read_text())
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "method" in r for r in rows):
+        raise ValueError(f"--json {path} exists and holds no rows of this benchmark; name another file")
+    return rows
 
 
 def save(rows, path):
@@ -210,7 +244,7 @@ def plot(rows, folder):
         axis.set(yscale="log", xlabel="SIR (dB)", ylabel="bit error rate (none: half an error)", title=name)
         axis.grid(which="both", alpha=0.3)
         axis.legend()
-        figure.savefig(Path(folder) / f"ber_{name.split(',')[0].replace(':', '_')}.png", dpi=120)
+        figure.savefig(Path(folder) / f"ber_{re.sub('[^A-Za-z0-9=.-]', '_', name)}.png", dpi=120)
         plt.close(figure)
 
 
@@ -221,14 +255,14 @@ def main(argv=None):
         ends = "stream" if args.protocol == "stream" else "isolated"
         args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),
                        priors.parse(args.interference)]
-        given = load_mixtures(args.mixtures) if args.mixtures else None
-        if given and args.protocol != "isolated":
+        if args.mixtures and args.protocol != "isolated":
             raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
         if args.priors[0].modulation is None:
             raise ValueError("--soi must be a linear modulation (rrc:...), whose bits can be counted")
-        if given is None and args.priors[1].info["kind"] != "cp-ofdm":
+        if not args.mixtures and args.priors[1].info["kind"] != "cp-ofdm":
             raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --mixtures")
-        rows = json.loads(Path(args.json).read_text()) if args.json and Path(args.json).exists() else []
+        given = load_mixtures(args.mixtures, args.priors[0].modulation) if args.mixtures else None
+        rows = load_rows(args.json)
         device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
         for prior in args.priors:
             prior.engine(device)

@@ -13,12 +13,14 @@
 namespace gr::unmix {
 namespace {
 
+constexpr long max_steps = 1000000000; // a step's number is part of a 32-bit counter
+
 constexpr std::uint32_t level_place = 0x0fffffff; // of the random numbers that pick levels, away from the waves'
 
 void check(const alpha_rgs_options& o, const noise_schedule& schedule, std::size_t sources)
 {
-    if (o.steps < 1)
-        throw std::invalid_argument("alpha-rgs needs at least 1 step, not " + std::to_string(o.steps));
+    if (o.steps < 1 || o.steps > max_steps)
+        throw std::invalid_argument("alpha-rgs needs 1 to 1000000000 steps, not " + std::to_string(o.steps));
     if (!(o.rate_min >= 0 && o.rate_max >= o.rate_min) || !std::isfinite(o.rate_max))
         throw std::invalid_argument("the learning rates must satisfy 0 <= rate_min <= rate_max");
     if (o.level_min < 0 || o.level_max < o.level_min || o.level_max_last < o.level_min ||

@@ -7,6 +7,8 @@
 namespace gr::unmix {
 namespace {
 
+constexpr std::size_t max_sources = 16;
+
 //! A complex window as planes [2, samples], on the CPU, without a copy.
 at::Tensor planes(const std::complex<float>* window, std::int64_t samples)
 {
@@ -22,6 +24,8 @@ std::string checked_device(const mixtures& input)
         throw std::invalid_argument("a separation needs the priors of at least 2 sources");
     if (input.side.size() != input.priors.size() || input.side_width.size() != input.priors.size())
         throw std::invalid_argument("side information is needed for every source (it may be empty)");
+    if (input.priors.size() > max_sources)
+        throw std::invalid_argument("at most 16 sources can be separated"); // their number is part of a counter
     if (input.samples == 0)
         throw std::invalid_argument("a window needs at least one sample");
     for (const auto& p : input.priors)
@@ -30,6 +34,9 @@ std::string checked_device(const mixtures& input)
     for (std::size_t i = 0; i < input.windows * input.priors.size(); ++i)
         if (!(input.gains[i] > 0) || !std::isfinite(input.gains[i]))
             throw std::invalid_argument("every gain must be finite and above zero");
+    for (std::size_t i = 0; input.noise && i < input.windows; ++i)
+        if (!(input.noise[i] >= 0) || !std::isfinite(input.noise[i]))
+            throw std::invalid_argument("the noise's variance must be finite and not below zero");
     for (std::size_t i = 0; i < input.windows * input.samples; ++i)
         if (!std::isfinite(input.mixture[i].real()) || !std::isfinite(input.mixture[i].imag()))
             throw std::invalid_argument("the mixture has a NaN or infinite sample in window " +

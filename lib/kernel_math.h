@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// What the kernels do to one element; kernels_cpu.cc and kernels.cu only walk over the elements.
+// Formulas that the CPU's and the GPU's kernels share.
 #pragma once
 
-#include "kernels.h"
 #include "random.h"
+
+#include <cstddef>
 
 namespace gr::unmix::element {
 
@@ -14,25 +15,6 @@ UNMIX_HD float rest(float y, const float* x, const float* gains, std::size_t str
     for (std::size_t k = 0; k < terms; ++k)
         y -= gains[k] * x[k * stride + i];
     return y;
-}
-
-//! Four smoothed values from place on.
-UNMIX_HD void smooth4(const float* x,
-                      float signal,
-                      float noise,
-                      std::uint64_t seed,
-                      std::uint64_t window,
-                      std::uint32_t step,
-                      std::uint32_t source,
-                      std::uint32_t place,
-                      float* out)
-{
-    const auto word = random::draw(seed, window, step, source, place);
-    float z[4];
-    random::normals(word.v[0], word.v[1], z[0], z[1]);
-    random::normals(word.v[2], word.v[3], z[2], z[3]);
-    for (int j = 0; j < 4; ++j)
-        out[4 * place + j] = signal * x[4 * place + j] + noise * z[j];
 }
 
 //! alpha-RGS step of source value x towards its mean, against the pull of the last source's.

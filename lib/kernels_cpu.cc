@@ -70,14 +70,13 @@ UNMIX_WIDE void smooth(const kernel_shape& s,
                 for (int j = 0; j < 4; ++j)
                     to[4 * (place + l) + j] = signal * from[4 * (place + l) + j] + noise * z[j][l];
         }
-        for (; place < places; ++place)
-            element::smooth4(from, signal, noise, seed, index[w], step, source, place, to);
-        if (s.n % 4) { // n is even: two values are left
-            const auto word = random::draw(seed, index[w], step, source, places);
-            float z[2];
+        for (; 4 * std::size_t{ place } < s.n; ++place) {
+            const auto word = random::draw(seed, index[w], step, source, place);
+            float z[4];
             random::normals(word.v[0], word.v[1], z[0], z[1]);
-            for (std::size_t i = 4 * std::size_t{ places }; i < s.n; ++i)
-                to[i] = signal * from[i] + noise * z[i % 4];
+            random::normals(word.v[2], word.v[3], z[2], z[3]);
+            for (std::size_t j = 0, i = 4 * std::size_t{ place }; j < 4 && i < s.n; ++j, ++i)
+                to[i] = signal * from[i] + noise * z[j];
         }
     }
 }

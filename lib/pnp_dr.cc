@@ -187,7 +187,6 @@ private:
          static_cast<float>(d_options.relaxation), b.sources, b.x.data_ptr<float>(), d_finite.data_ptr<float>());
     }
 
-    //! With three sources and more, early estimates lead the gains astray: of 12 windows 1 agreed instead of 6.
     //! gain_k <- Re <y - the others, q_k> / |q_k|^2 for all but the SOI; within a factor of two of what was given.
     void refine_gains()
     {
@@ -196,6 +195,7 @@ private:
          d_moments.data_ptr<float>());
         const at::Tensor moments = d_moments.cpu();
         const auto m = moments.accessor<float, 3>();
+        // With three sources and more, early estimates lead the gains astray: 1 of 12 windows agreed instead of 6.
         const int first_refined = b.sources == 2 ? 0 : 16;
         at::Tensor gains = b.gains.cpu();
         auto g = gains.accessor<float, 2>();

@@ -15,10 +15,10 @@
 namespace gr::unmix {
 
 workers::workers(const control& ctl, std::size_t windows, const std::string& device, double units)
-    : d_control(ctl), d_windows(windows), d_units(units), d_threads(1)
+    : d_control(ctl), d_windows(windows), d_units(units), d_cpu(device == "cpu"), d_threads(1)
 {
     const std::size_t batch = std::max<std::size_t>(1, ctl.batch);
-    if (device == "cpu") {
+    if (d_cpu) {
         const std::size_t wanted = ctl.threads ? ctl.threads : static_cast<std::size_t>(at::get_num_threads());
         d_threads = std::clamp<std::size_t>(wanted, 1, std::max<std::size_t>(1, std::min(windows, batch)));
     }
@@ -50,7 +50,7 @@ void workers::run(const std::function<void()>& work)
 
     const auto body = [&] {
         try {
-            if (d_threads > 1)
+            if (d_cpu)
                 at::set_num_threads(1); // for this thread alone; the process-wide default is put back below
             const c10::InferenceMode guard;
             work();
@@ -86,7 +86,7 @@ void workers::run(const std::function<void()>& work)
     }
     for (auto& thread : threads)
         thread.join();
-    if (d_threads > 1)
+    if (d_cpu)
         at::set_num_threads(torch_threads);
     if (failure)
         std::rethrow_exception(failure);

@@ -40,6 +40,7 @@ private:
     const control& d_control;
     const std::size_t d_windows;
     const double d_units;
+    const bool d_cpu;
     std::size_t d_threads;
     std::size_t d_batch;
     std::atomic<std::size_t> d_next{ 0 };

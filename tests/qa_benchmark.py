@@ -93,15 +93,24 @@ class Benchmark(unittest.TestCase):
 
     def test_pictures_are_drawn(self):
         self.rows("--windows", 3, "--sir-db", -6, -3, "--plots", self.folder / "plots")
-        self.assertTrue((self.folder / "plots" / "ber_cp-ofdm_qpsk.png").read_bytes().startswith(b"\x89PNG"))
+        picture = self.folder / "plots" / "ber_cp-ofdm_qpsk_fft=64_cp=16_active=56.png"
+        self.assertTrue(picture.read_bytes().startswith(b"\x89PNG"))
 
     def test_bad_input_gets_one_sentence_and_exit_code_2(self):
         broken = self.folder / "broken.npz"
         np.savez(broken, mixture=np.zeros((2, 5)))
+        misfit, other = self.folder / "misfit.npz", self.folder / "other.json"
+        np.savez(misfit, mixture=np.ones((2, 2560)), sir_db=np.zeros(2), bits=np.zeros((2, 7)))
+        other.write_text("{}")
         for words, argv in (("unknown method 'magic'", ["--methods", "magic"]), ("at least 1", ["--windows", 0]),
                             ("unknown prior", ["--soi", "morse"]), ("linear modulation", ["--soi", "cp-ofdm:qpsk"]),
                             ("can be simulated", ["--interference", "rrc:qpsk"]),
-                            ("sir_db [W]", ["--mixtures", broken]), ("finite", ["--sir-db", "nan"])):
+                            ("sir_db [W]", ["--mixtures", broken]), ("must be [2, 320]", ["--mixtures", misfit]),
+                            ("plain arrays", ["--mixtures", other]), ("holds no rows", ["--json", other]),
+                            ("does not exist", ["--json", self.folder / "none" / "x"]),
+                            ("numbers of dB", ["--snr-db", "loud"]),
+                            ("takes no --steps", ["--methods", "matched-filter", "--steps", 3]),
+                            ("finite", ["--sir-db", "nan"])):
             code, out, err = self.run_main(*argv)
             self.assertEqual((code, out), (2, ""), err)
             self.assertIn(words, err)

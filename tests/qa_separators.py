@@ -772,7 +772,7 @@ class Arguments(unittest.TestCase):
 
     def test_options_of_alpha_rgs(self):
         for options, words in (
-                ({"steps": 0}, "at least 1 step"), ({"steps": -3}, "at least 1 step"),
+                ({"steps": 0}, "needs 1 to"), ({"steps": -3}, "needs 1 to"), ({"steps": 1 << 32}, "needs 1 to"),
                 ({"rate_max": 1e-7}, "rate_min <= rate_max"), ({"rate_max": np.nan}, "rate_min <= rate_max"),
                 ({"rate_max": np.inf}, "rate_min <= rate_max"), ({"rate_min": -1.0}, "rate_min <= rate_max"),
                 ({"omega": [1.0]}, "one value per source"), ({"omega": [1.0, 0.0]}, "above zero"),
@@ -817,7 +817,12 @@ class Arguments(unittest.TestCase):
                 ("unknown method 'magic'; allowed are auto, alpha-rgs",
                  lambda: separate(Problem(y, ok, [1, 1]), "magic")),
                 ("at least 1 step", lambda: pnp_dr(Problem(y, ok, [1, 1]), steps=0)),
-                ("at least 1 step", lambda: alpha_rgs(Problem(y, ok, [1, 1]), steps=0))):
+                ("needs 1 to", lambda: alpha_rgs(Problem(y, ok, [1, 1]), steps=0)),
+                ("takes no steps", lambda: separate(Problem(y, ok, [1, 1]), "matched-filter", steps=4)),
+                ("not below zero", lambda: Problem(y, ok, [1, 1], noise_variance=-1.0)),
+                ("not below zero", lambda: Problem(y, ok, [1, 1], noise_variance=np.nan)),
+                ("one window", lambda: Problem(y[:0], ok, [1, 1])),
+                ("side information", lambda: Problem(y, ok, [1, 1], side=[np.zeros((len(y), 3)), None]))):
             with self.assertRaisesRegex(ValueError, words):
                 call()
 

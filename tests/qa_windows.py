@@ -328,10 +328,16 @@ class OfdmStartAndPhase(unittest.TestCase):
         b, truth = signals.cp_ofdm(np.random.default_rng(5), 20, 2560, "qpsk", cp=0)
         np.testing.assert_array_equal(ofdm_start_and_phase(b, prior.module)[:, 0], truth[:, 0])
 
-    def test_a_window_shorter_than_a_symbol_gives_zeros(self):
+    def test_a_window_without_a_certain_whole_symbol_is_refused_and_the_prior_then_marginalises(self):
         prior = priors.parse("cp-ofdm:qpsk")
-        found = ofdm_start_and_phase(np.ones((2, 70), np.complex64), prior.module)
-        np.testing.assert_array_equal(found, 0)
+        short = np.ones((2, 158), np.complex64)
+        with self.assertRaisesRegex(ValueError, "at least 159 samples, not 158"):
+            ofdm_start_and_phase(short, prior.module)
+        self.assertIsNone(prior.side_information(short, []))
+        self.assertEqual(prior.side_information(np.ones((2, 159), np.complex64), []).shape, (2, 2))
+        unknown = priors.parse("cp-ofdm:qpsk,sync=unknown")
+        self.assertIsNone(unknown.side_information(np.ones((2, 2560), np.complex64), []))
+
 
 
 if __name__ == "__main__":

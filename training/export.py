@@ -186,11 +186,22 @@ def export_prior(network: nn.Module, info: dict, path: str | os.PathLike | None 
             answer = scripted(torch.zeros(1, 2, 64), torch.full((1,), 0.5), torch.zeros(1, 0))
         if answer.shape != (1, 2, 64) or not bool(torch.isfinite(answer).all()):
             raise ValueError("the network must answer [B, 2, N] with finite numbers of the same shape")
-        if path is not None:
-            buffer = io.BytesIO()
-            torch.jit.save(scripted, buffer, _extra_files={"prior.json": json.dumps(card, allow_nan=False)})
-            _write(path, _without_debug_records(buffer.getvalue()))
+    if path is not None:
+        write_prior(scripted, card, path)
     return scripted, card
+
+
+def write_prior(module: nn.Module, card: dict, path: str | os.PathLike) -> None:
+    """Script a module with the engine's interface (PriorModule's forward) and save it with its card as it is.
+
+    Raises OSError where the file cannot be written.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what the engine reads
+        buffer = io.BytesIO()
+        torch.jit.save(torch.jit.script(module), buffer,
+                       _extra_files={"prior.json": json.dumps(card, allow_nan=False)})
+    _write(path, _without_debug_records(buffer.getvalue()))
 
 
 def _write(path: str | os.PathLike, content: bytes) -> None:

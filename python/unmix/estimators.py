@@ -72,7 +72,7 @@ def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[f
     windows: complex64 [W, N]. module: a priors.cp_ofdm.CpOfdm. occupied: bands (cycles/sample) of other signals, which
     are left out. The start maximises prefix correlation times the M-th power statistic of the carriers; the prefix
     alone is blunt, the M-th power alone confuses starts. The phase is the argument of the M-th power. It is known up to
-    the constellation's symmetry, which the prior shares.
+    the constellation's symmetry, which the prior shares. Raises ValueError for windows of less than two symbols.
     """
     fft, cp, length = module.fft, module.cp, module.length
     carriers = active_carriers(fft, module.active)
@@ -89,7 +89,7 @@ def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[f
     count = (windows.shape[1] - length + 1) // length
     result = np.zeros((len(windows), 2), dtype=np.float32)
     if count < 1:
-        return result
+        raise ValueError(f"start and phase need windows of at least {2 * length - 1} samples, not {windows.shape[1]}")
     for begin in range(0, len(windows), 64):  # bounded memory
         chunk = windows[begin:begin + 64].astype(np.complex64)
         clean = chunk

@@ -163,7 +163,7 @@ PYBIND11_MODULE(unmix_python, m)
 
     py::class_<noise_schedule>(m, "NoiseSchedule", "Noise levels abar_t = prod (1 - beta_i), beta linearly spaced.")
         .def(py::init<double, double, int>(), py::arg("beta_min") = 1e-4, py::arg("beta_max") = 0.05,
-             py::arg("steps") = 100)
+             py::arg("steps") = 50)
         .def_property_readonly("steps", &noise_schedule::steps)
         .def("alpha_bar", &noise_schedule::alpha_bar, py::arg("t"));
     m.def("cosine_anneal", &cosine_anneal, py::arg("first"), py::arg("last"), py::arg("step"), py::arg("steps"));

@@ -55,6 +55,11 @@ class Prior:
         return self.info["window"]
 
     @property
+    def learned(self) -> bool:
+        """True for a network that was trained on data, whose errors are not those of a posterior mean."""
+        return self.info["kind"] not in ("rrc", "cp-ofdm", "gaussian")
+
+    @property
     def modulation(self) -> Optional[dict]:
         """constellation, samples_per_symbol, rolloff, span, first of a linear modulation; None for other signals."""
         return self.info.get("modulation")
@@ -97,7 +102,8 @@ class Prior:
         """
         if not self.info["side"] or self.info["synchronised"]:
             return None
-        if self.info["kind"] == "cp-ofdm":
+        if self.info["kind"] == "cp-ofdm" and self.info["sync"] == "estimated" and (
+                windows.shape[1] >= 2 * self.module.length - 1):  # else no complete symbol is certain to be there
             from ..estimators import ofdm_start_and_phase
             return ofdm_start_and_phase(windows, self.module, [o.band for o in others if o.band is not None])
         return None  # the prior marginalises in every call

@@ -2,7 +2,6 @@
 """Prior specifications: text such as "rrc:qpsk,sps=16,rolloff=0.5" or a file's name to a Prior."""
 
 import functools
-import json
 import math
 import re
 from pathlib import Path
@@ -18,9 +17,11 @@ from .rrc import Rrc, taps
 
 VERSION = "1"
 HELP = """rrc:CONSTELLATION[,sps=16,rolloff=0.5,span=8,first=sps/2,ends=stream|isolated,sync=known|unknown]
-cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56]
+cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56,sync=estimated|unknown]
 gaussian:RECORDING (any capture that separate_file.py reads)
-or the path of a prior file (.pt)"""
+the name of a prior that comes with the package, or the path of a prior file (.pt)"""
+#: Learned priors that come with the package, each with its card beside it.
+SHIPPED = Path(__file__).parent / "shipped"
 _PSD_BINS = 1024
 
 
@@ -34,11 +35,19 @@ def parse(text: str) -> Prior:
         return _closed_form(text)
     if text.startswith("gaussian:"):
         return _gaussian(text.removeprefix("gaussian:"))
+    if text in shipped():
+        return load(str(SHIPPED / f"{text}.pt"))
     if Path(text).is_file():
         return load(text)
     if text.endswith(".pt") or "/" in text:
         raise PriorError(f"the prior file '{text}' does not exist")
-    raise PriorError(f"unknown prior '{text}'; allowed are rrc:..., cp-ofdm:..., gaussian:RECORDING, or a prior file")
+    raise PriorError(f"unknown prior '{text}'; allowed are rrc:..., cp-ofdm:..., gaussian:RECORDING, "
+                     f"{', '.join(shipped())}, or a prior file")
+
+
+def shipped() -> list[str]:
+    """Names of the learned priors that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("*.pt"))
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,13 +129,14 @@ def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
     fft = _take(values, "fft", 64, int, text)
     cp = _take(values, "cp", 16, int, text)
     active = _take(values, "active", 56 if fft == 64 else max(1, fft * 7 // 8), int, text)
-    _refuse_rest(values, text, "fft, cp, active")
+    sync = _choice(values, "sync", ("estimated", "unknown"), text)
+    _refuse_rest(values, text, "fft, cp, active, sync")
     if fft > 2048:  # the transform is a matrix: 117 MB at 2048
         raise PriorError(f"fft={fft} in '{text}' is too large; allowed are 2 to 2048")
     module = CpOfdm(name, fft, cp, active)
     return from_module(module, {
         "format": FORMAT, "name": text, "kind": "cp-ofdm", "window": 0, "predicts": "signal",
-        "side": ["start", "phase"], "synchronised": False, "band": None, "constellation": name,
+        "side": ["start", "phase"], "synchronised": False, "sync": sync, "band": None, "constellation": name,
         "psd": ofdm_density(fft, cp, active, _PSD_BINS).tolist(), "training": "closed form",
         "licence": "GPL-3.0-or-later", "version": VERSION})
 
@@ -170,8 +180,3 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
 def describe(prior: Prior) -> str:
     """One line about a prior, for people."""
     return f"{prior.name} ({prior.info['kind']}, {prior.info.get('training', 'origin not stated')})"
-
-
-def to_json(prior: Prior) -> str:
-    """prior.json without its spectrum, for reports."""
-    return json.dumps({k: v for k, v in prior.info.items() if k != "psd"})

@@ -25,8 +25,13 @@ def resolve_method(name: str) -> str:
 
 
 def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None) -> Separation:
-    """Separate windows by a named method with its default options. steps: see the method; None for its default."""
+    """Separate windows by a named method with its default options. steps: see the method; None for its default.
+
+    Raises ValueError for an unknown method and for steps that are out of range or that the method does not take.
+   """
     chosen = resolve_method(method)
     if chosen == "matched-filter":
+        if steps is not None:
+            raise ValueError("the method matched-filter takes no steps")
         return matched_filter(problem)
     return METHODS[chosen](problem, steps=steps)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What every separator takes and gives back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Optional, Sequence
 
 import numpy as np
@@ -45,6 +45,8 @@ class Problem:
         if self.mixture.ndim != 2:
             raise ValueError("the mixture must be an array [windows, samples]")
         windows, samples = self.mixture.shape
+        if not windows or not samples:
+            raise ValueError("a separation needs at least one window of at least one sample")
         if len(self.priors) < 2:
             raise ValueError("a separation needs the priors of at least two sources")
         for prior in self.priors:
@@ -57,11 +59,17 @@ class Problem:
             raise ValueError("every gain must be finite and above zero")
         self.noise_variance = np.ascontiguousarray(
             np.broadcast_to(self.noise_variance, (windows,)), dtype=np.float32)
+        if not np.all(np.isfinite(self.noise_variance)) or not np.all(self.noise_variance >= 0):
+            raise ValueError("the noise's variance must be finite and not below zero")
         if self.index is None:
             self.index = np.arange(windows, dtype=np.uint64)
         if self.side is None:
             self.side = [p.side_information(self.mixture, [o for o in self.priors if o is not p])
                          for p in self.priors]
+        for prior, side in zip(self.priors, self.side):  # noqa: B905 (the engine checks their number)
+            if side is not None and np.shape(side) not in ((windows, 0), (windows, len(prior.info["side"]))):
+                raise ValueError(f"the side information of {prior.name} must be float32 [{windows}, "
+                                 f"{len(prior.info['side'])}], not {list(np.shape(side))}")
 
     @property
     def block(self) -> int:
@@ -92,7 +100,6 @@ class Separation:
     disagreement: np.ndarray
     calls: np.ndarray
     outcomes: np.ndarray
-    extra: dict = field(default_factory=dict)
 
 
 def first_estimates(problem: Problem, remodulated: bool = True) -> np.ndarray:
