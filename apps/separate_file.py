@@ -2,10 +2,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Take apart a recording in which two (or more) transmitters overlap in time and frequency."""
 
-import argparse
 import os
 import signal
 import sys
+
+NAME = "separate_file.py"
+
+
+def give_up(number, frame):
+    """Ends the program at once; nothing was written yet. Exceptions would drown in what is being imported."""
+    os.write(2, f"{NAME}: cancelled; nothing was written\n".encode())
+    os._exit(3)
+
+
+if __name__ == "__main__":  # importing what follows takes a second or more
+    signal.signal(signal.SIGINT, give_up)
+    signal.signal(signal.SIGTERM, give_up)
+
+# ruff: noqa: E402, I001 (imports below the handlers)
+import argparse
 import threading
 import time
 import traceback
@@ -16,7 +31,6 @@ from gnuradio.unmix.outputs import write_text
 from gnuradio.unmix.recording import DEFAULT_INTERFERENCE, DEFAULT_SOI, Cancelled, Recording, RecordingError, Settings
 from tqdm import tqdm
 
-NAME = "separate_file.py"
 EPILOG = f"""SPEC describes what is known about a signal (its prior):
 
 {priors.HELP}
@@ -28,7 +42,8 @@ Written to the output folder, STEM being the capture's name without its suffix:
                                               phase are known; first bit first, hard decisions
   STEM_report.json                            settings, levels, every window's agreement, stretches to distrust
   STEM_*.png                                  with --plots
-Files of an earlier run are replaced. Ctrl-C keeps what is finished; a second Ctrl-C gives up at once.
+Files of an earlier run are replaced, those of the input never. Ctrl-C keeps the batches (--batch) that are finished;
+a second Ctrl-C gives up at once.
 
 Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of ours (UNMIX_DEBUG=1 shows where)."""
 
@@ -72,14 +87,18 @@ def arguments(argv):
                         help="auto, cf32, ci16, ci8, cu8, wav, ... (default: from name or metadata)")
     parser.add_argument("--samp-rate", type=rate, metavar="R",
                         help="samples/s, such as 25e6 or 2.4M, where the file does not say")
-    parser.add_argument("--window", type=int, metavar="N", help="samples (default: 2560, or what a prior was made for)")
-    parser.add_argument("--overlap", type=int, metavar="N", help="samples (default: about a tenth of a window)")
+    parser.add_argument("--window", type=int, metavar="N",
+                        help="samples, more than a symbol of the SOI (default: 2560, or what a prior was made for)")
+    parser.add_argument("--overlap", type=int, metavar="N",
+                        help="samples (default: about a tenth of a window); window - overlap must be a multiple of "
+                             "the SOI's samples per symbol")
     parser.add_argument("--steps", type=int, metavar="N",
-                        help="largest number of calls of each prior (default: the method's)")
+                        help="largest number of calls of each prior (default: the method's); not for matched-filter")
     parser.add_argument("--seed", type=int, default=0, help="of random numbers; the same seed gives the same result")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--batch", type=int, default=64, metavar="N",
-                        help="windows worked on at a time (default %(default)s)")
+                        help="windows worked on at a time (default %(default)s); after Ctrl-C results are kept batch "
+                             "by batch")
     parser.add_argument("--output", metavar="DIR",
                         help="folder to write to (default: STEM_unmix in the current folder)")
     parser.add_argument("--plots", action="store_true", help="draw spectrogram, spectrum, constellation and agreement")
@@ -93,23 +112,8 @@ def arguments(argv):
     settings = Settings(
         args.capture, args.soi, tuple(args.interference or (DEFAULT_INTERFERENCE,)), args.method, args.sir_db,
         args.format, args.samp_rate, args.window, args.overlap, args.steps, args.seed, args.device, args.batch,
-        args.output, args.plots, args.reference)
-    if args.json not in (None, "-"):
-        check_json(Path(args.json), settings)
+        args.output, args.plots, args.reference, None if args.json in (None, "-") else args.json)
     return settings, args
-
-
-def check_json(path, settings):
-    """Refuse a report that could not be written in the end, or would replace an input."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise RecordingError(f"the report {path} cannot be written: it must be a file in a folder that exists and may "
-                             "be written")
-    inputs = [Path(f) for f in (settings.capture, settings.reference) if f]
-    inputs += [Path(f"{str(p).removesuffix('.sigmf-meta').removesuffix('.sigmf-data')}{suffix}") for p in inputs
-               for suffix in (".sigmf-meta", ".sigmf-data")]
-    if path.exists() and any(p.exists() and p.samefile(path) for p in inputs):
-        raise RecordingError(f"the report {path} would overwrite an input; name another file (--json)")
 
 
 class Meter:
@@ -167,7 +171,7 @@ def separate(settings, args):
     text = report.to_json(outcome)
     if args.json == "-":
         print(text)
-    elif args.json:
+    elif args.json and Path(args.json).parent.is_dir():  # it may be the report's own, of a folder that was not kept
         write_text(Path(args.json), text + "\n")
     if not args.quiet:
         lines = list(outcome["summary"])
@@ -176,14 +180,15 @@ def separate(settings, args):
         print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
     if outcome["complete"]:
         return 0
-    kept = "what was finished is kept" if outcome["files"] else "no window was finished, so nothing was written"
-    at = outcome["cancelled"]
-    print(f"{NAME}: cancelled at sample {at['at_sample']} of {at['of_samples']}; {kept}", file=sys.stderr)
+    print(f"{NAME}: {report.cancellation(outcome)}", file=sys.stderr)
     return 3
 
 
 def main(argv=None):
     try:
+        if signal.getsignal(signal.SIGINT) is give_up:  # from here on the clauses below and separate() see to it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return separate(*arguments(argv))
     except RecordingError as error:
         print(f"{NAME}: {' '.join(str(error).split())}", file=sys.stderr)

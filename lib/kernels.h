@@ -43,7 +43,7 @@ struct kernel_shape {
     /* moments[window, k] = { Re <y - sum_{j != k} gains[j] q[j], q[k]>, |q[k]|^2 }, [windows, K, 2] */                \
     void gain_moments(const kernel_shape& s, const float* y, const float* q, const float* gains, float* moments);      \
     /* level[window, block]: mean of |y - sum_k gains[k] q[k]|^2 / gains[0]^2 within `radius` samples of the block's   \
-       middle; blocks where it is below best[window, block] copy it there and their samples of q into keep */                               \
+       middle; blocks where it is below best[window, block] copy it there and their samples of q into keep */          \
     void keep_best(const kernel_shape& s, const float* y, const float* q, const float* gains, std::size_t block,       \
                    std::size_t radius, float* residual, float* best, float* keep);
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 // One binary for every x86-64 processor: the loader picks the widest version that it has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define UNMIX_WIDE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define UNMIX_WIDE

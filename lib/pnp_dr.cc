@@ -12,13 +12,6 @@ namespace {
 
 constexpr float unsolved = 1e30f; // disagreement of a block before the first call
 
-//! Above the noise's mean power, for its mean over 128 samples in the worst of some 20 independent places.
-constexpr float noise_margin = 1.35f;
-
-//! Noise, relative to the SOI, that is taken for possible whatever the estimate says: at low SIR it cannot be seen in a
-//! spectrum. A window's own median disagreement tells within that.
-constexpr float possible_noise = 0.02f;
-
 //! Denoising variance per real channel where nothing else is asked for; never below the noise's own. Around -10 dB .1
 //! leaves one window in 150 without agreement after 50 calls, .03 one in 400.
 constexpr float least_variance = 0.03f;
@@ -78,7 +71,7 @@ public:
         }
         b.load(window);
         d_calls.push_back(0);
-        d_noise.push_back(std::max(noise / (g[0] * g[0]), possible_noise));
+        d_noise.push_back(noise / (g[0] * g[0]));
     }
 
     void drop(std::size_t slot)
@@ -125,8 +118,8 @@ public:
         const float worst = *std::max_element(level.begin(), level.end());
         const auto middle = level.begin() + static_cast<std::ptrdiff_t>(level.size() / 2);
         std::nth_element(level.begin(), middle, level.end());
-        const float noise = std::min(*middle, d_noise[slot]);
-        how = worst < d_options.agreement + noise_margin * noise ? outcome::agreed : outcome::steps_used;
+        how = worst < agreement_threshold(d_options.agreement, *middle, d_noise[slot]) ? outcome::agreed
+                                                                                       : outcome::steps_used;
         return how == outcome::agreed || d_calls[slot] >= d_options.steps;
     }
 
@@ -218,6 +211,13 @@ private:
 };
 
 } // namespace
+
+double agreement_threshold(double agreement, double median_disagreement, double noise)
+{
+    constexpr double possible_noise = 0.02; // taken for possible whatever the estimate says: a spectrum cannot show it
+    constexpr double margin = 1.35;         // over the mean: noise over 128 samples in the worst of some 20 places
+    return agreement + margin * std::min(median_disagreement, std::max(noise, possible_noise));
+}
 
 separation pnp_dr(const mixtures& input, const pnp_dr_options& options, const control& ctl)
 {

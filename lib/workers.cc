@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -13,6 +15,19 @@
 #include <vector>
 
 namespace gr::unmix {
+namespace {
+
+//! Keeps torch single-threaded in the calling thread. at::set_num_threads would do so for the whole process, and
+//! rebuilds thread pools at every call, which takes longer than a window.
+void run_torch_alone()
+{
+    at::get_num_threads(); // torch sets the thread's number of OpenMP threads in its first use: before ours
+    using setter = void (*)(int);
+    if (const auto set = reinterpret_cast<setter>(dlsym(RTLD_DEFAULT, "omp_set_num_threads")))
+        set(1);
+}
+
+} // namespace
 
 workers::workers(const control& ctl, std::size_t windows, const std::string& device, double units)
     : d_control(ctl), d_windows(windows), d_units(units), d_cpu(device == "cpu"), d_threads(1)
@@ -46,12 +61,11 @@ void workers::run(const std::function<void()>& work)
     std::condition_variable ended;
     std::exception_ptr failure;
     std::size_t running = d_threads;
-    const int torch_threads = at::get_num_threads();
 
     const auto body = [&] {
         try {
             if (d_cpu)
-                at::set_num_threads(1); // for this thread alone; the process-wide default is put back below
+                run_torch_alone();
             const c10::InferenceMode guard;
             work();
         } catch (...) {
@@ -86,8 +100,6 @@ void workers::run(const std::function<void()>& work)
     }
     for (auto& thread : threads)
         thread.join();
-    if (d_cpu)
-        at::set_num_threads(torch_threads);
     if (failure)
         std::rethrow_exception(failure);
     if (d_control.progress && !cancelled())

@@ -164,7 +164,26 @@ class Results(Case):
     def test_priors_that_do_not_fit_are_noticed(self):
         wrong = "rrc:bpsk,sps=16,rolloff=0.2,span=8,first=0"  # where most of the interference can only be noise
         report = self.done("mix.cf32", "--interference", wrong, "--sir-db", SIR_DB, "--steps", 3)
+        self.assertTrue(any("do the priors fit" in line for line in report["warnings"]), report["warnings"])
         self.assertTrue(any("do the priors fit" in line for line in report["summary"]), report["summary"])
+
+    def test_weak_evidence_is_named(self):
+        report = self.done("mix.cf32")
+        self.assertEqual(report["warnings"], [])
+        for difference, count in ((2.9, 0), (-2.9, 0), (3.1, 1), (-3.1, 1)):
+            report["result"]["sir_db"] = report["levels"]["sir_db"] + difference
+            found = recording.report.warnings(report)
+            self.assertEqual(len(found), count)
+            self.assertTrue(all("differs by 3.1 dB" in text and "the priors may not fit" in text for text in found))
+        (self.mixture - self.soi).tofile("other.cf32")
+        report = self.done("mix.cf32", "--interference", "gaussian:other.cf32")
+        self.assertIn("gaussian:other.cf32 is Gaussian and agrees with everything", report["warnings"][0])
+        self.assertIn(f"warning: {report['warnings'][0]}", report["summary"])
+        info = {"format": 1, "name": "tiny", "kind": "test", "window": 512}
+        Path("tiny.pt").write_bytes(priors.to_bytes(Shrink(), info))
+        report = self.done("mix.cf32", "--interference", "tiny.pt", "--sir-db", SIR_DB, "--steps", 2)
+        self.assertIn("the prior tiny is learned", report["warnings"][0])
+        self.assertEqual([p["learned"] for p in report["priors"]], [False, True])
 
     def test_what_is_said(self):
         code, out, err = self.run_app("mix.cf32", "--json", "report.json")
@@ -174,6 +193,12 @@ class Results(Case):
         self.assertIn("windows agreed", out)
         self.assertEqual(json.loads(Path("report.json").read_text())["windows"],
                          json.loads(Path("mix_unmix/mix_report.json").read_text())["windows"])
+        self.assertIn("noise not visible in the spectrum", err)
+        self.assertIn("5 windows of 2560 samples, overlapping by 256", err)
+        self.mixture[:1999].tofile("short.cf32")
+        self.assertIn("1 window of 1999 samples, seed", self.run_app("short.cf32")[2])
+        self.assertEqual(self.run_app("mix.cf32", "--json", "mix_unmix/mix_report.json", "--quiet")[0], 0)
+        self.assertEqual(self.run_app("mix.cf32", "--json", "new/mix_report.json", "--output", "new", "--quiet")[0], 0)
         code, out, err = self.run_app("mix.cf32", "--quiet")
         self.assertEqual((code, out, err), (0, "", ""))
         code, out, err = self.run_app("mix.cf32", "--json", "-")
@@ -211,9 +236,40 @@ class LongRuns(Case):
         report = json.loads(Path("out/mix_report.json").read_text())
         self.assertEqual(report["cancelled"], {"at_sample": capture.length, "of_samples": len(self.mixture)})
         self.assertFalse(report["complete"])
-        self.assertIn("cancelled at sample", out)
+        self.assertNotIn("cancelled", out)
+        self.assertEqual(err.count("cancelled"), 1)
         self.assertEqual(len(self.read("out/mix_interference")), capture.length)
         self.assertFalse(list(Path("out").glob(".*")))
+
+    def test_ctrl_c_before_any_batch_is_finished(self):
+        class Impatient(recording.Recording):
+            def run(self):
+                self._cancel.set()
+                return super().run()
+        with unittest.mock.patch.object(app, "Recording", Impatient):
+            code, out, err = self.run_app("mix.cf32", "--quiet", "--json", "mix_unmix/mix_report.json")
+        self.assertEqual((code, out, err.count("\n")), (3, "", 1))
+        self.assertIn("kept batch by batch (--batch)", err)
+        self.assertFalse(Path("mix_unmix").exists())
+
+    def test_ctrl_c_while_starting(self):
+        for seconds in (0.1, 0.3, 0.6, 1.0):
+            with self.subTest(seconds), subprocess.Popen(
+                    [sys.executable, "-X", "importtime", str(APP), "mix.cf32", "--method", "alpha-rgs", "--batch", "1"],
+                    stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+                try:
+                    for line in process.stderr:
+                        if line.rstrip().endswith(" signal"):  # Python itself has started, the handler is next
+                            break
+                    time.sleep(seconds)
+                    process.send_signal(signal.SIGINT)
+                    err = [line for line in process.communicate(timeout=60)[1].splitlines()
+                           if not line.startswith("import time:")]
+                finally:
+                    process.kill()
+                self.assertEqual(process.returncode, 3, err)
+                self.assertEqual(sum("cancelled" in line for line in err), 1, err)
+                self.assertFalse(any("Traceback" in line for line in err), err)
 
     def test_broken_sample_found_on_the_way_leaves_nothing(self):
         broken = self.mixture.copy()

@@ -77,6 +77,16 @@ class Refusals(Case):
     def test_numbers(self):
         for options, words in ((["--steps", "-3"], ["-3", "at least 1"]), (["--batch", "0"], ["0", "at least 1"]),
                                (["--window", "0"], ["at least 1"]), (["--steps", "many"], ["--steps", "many"]),
+                               (["--steps", "3000000000"], ["--steps 3000000000", "at most 1000000000"]),
+                               (["--method", "alpha-rgs", "--steps", "9" * 23], ["at most 1000000000"]),
+                               (["--batch", "1" + "0" * 20], ["--batch", "at most 1000000"]),
+                               (["--window", str(10**16)], ["--window", "at most 100000000"]),
+                               (["--seed", str(1 << 63)], ["--seed", "2^63 - 1"]),
+                               (["--method", "matched-filter", "--steps", "5"], ["--steps 5", "matched-filter"]),
+                               (["--window", "1"], ["longer than a symbol", "16 samples"]),
+                               (["--window", "16"], ["longer than a symbol", "16 samples"]),
+                               (["--overlap", "33"], ["multiple", "overlaps are 32 and 48"]),
+                               (["--overlap", "2550"], ["multiple", "overlap is 2544"]),
                                (["--overlap", "2560"], ["2560", "2559"]), (["--overlap", "7"], ["multiple"]),
                                (["--overlap", "-16"], ["-16"]), (["--seed", "-1"], ["-1"]),
                                (["--sir-db", "nan"], ["nan"]), (["--sir-db", "loud"], ["loud", "auto"]),
@@ -100,6 +110,40 @@ class Refusals(Case):
         if os.geteuid():  # root may write anywhere
             Path("locked").mkdir(mode=0o500)
             self.refused("mix.cf32", "--output", "locked/out", words=["locked/out"])
+
+    def test_inputs_are_never_overwritten(self):
+        info = {"format": 1, "name": "tiny", "kind": "test", "window": 512}
+        Path("tiny.pt").write_bytes(priors.to_bytes(Shrink(), info))
+        Path("in").mkdir()
+        self.mixture.tofile("in/x.cf32")
+        with captures.SigMFWriter("in/x_interference", None, None, "The other signal.", {}) as writer:
+            writer.write(self.mixture - self.soi)
+        Path("in/x_report.json").write_bytes(Path("tiny.pt").read_bytes())  # a prior file may have any name
+        Path("in/x_spectrum.png").symlink_to("../tiny.pt")
+        Path("link").symlink_to("in")
+        before = {path: path.read_bytes() for path in self.folder.rglob("*.*") if path.is_file()}
+        gaussian = "gaussian:in/x_interference"
+        learned = ["--sir-db", "-12", "--method", "matched-filter"]
+        for options in (["--interference", gaussian, "--output", "in"],
+                        ["--interference", f"{gaussian}.sigmf-meta", "--output", "link"],
+                        ["--interference", f"{gaussian}.sigmf-data", "--json", "in/x_interference.sigmf-meta"],
+                        ["--interference", f"{gaussian}.sigmf-meta", "--json", "link/x_interference.sigmf-data"],
+                        ["--interference", "tiny.pt", *learned, "--json", "tiny.pt"],
+                        ["--interference", "tiny.pt", *learned, "--json", "in/x_spectrum.png"],
+                        ["--interference", "tiny.pt", *learned, "--plots", "--output", "in"],
+                        ["--interference", "in/x_report.json", *learned, "--output", "in"],
+                        ["--json", "link/x.cf32"]):
+            with self.subTest(options):
+                self.refused("in/x.cf32", *options, words=["overwrite an input"])
+        for name in ("x_soi.sigmf-data", "x_soi.sigmf-meta", "x_interference.sigmf-data", "x_bits.u8"):
+            with self.subTest(name):
+                self.refused("in/x.cf32", "--output", "in", "--json", f"link/{name}", words=["another output"])
+        self.refused("in/x.cf32", "--output", "in", "--plots", "--json", "in/x_agreement.png", words=["another output"])
+        self.assertEqual(before, {path: path.read_bytes() for path in before})
+
+    def test_spectrum_without_the_signals(self):
+        np.tile(np.array([1, -1], np.complex64), 10000).tofile("tone.cf32")  # where neither signal has power
+        self.refused("tone.cf32", "--sir-db", "-12", words=["tone.cf32", "rrc:qpsk", "cp-ofdm:qpsk"])
 
     def test_references(self):
         self.refused("mix.cf32", "--reference", "none.u8", words=["none.u8"])

@@ -2,6 +2,7 @@
 """The files of one separation: they get their names together at the end, or nothing is left of them."""
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from .captures import CaptureError, SigMFWriter
 from .captures.formats import SUFFIXES
+from .priors.spec import SHIPPED
 
 _SUFFIXES = {"sigmf-meta", "sigmf-data", *SUFFIXES, "wav", "raw", "bin", "dat"}
 
@@ -34,16 +36,45 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def files_behind(path: str) -> list[Path]:
+    """All files that a recording's name may stand for: itself, and where it is SigMF its metadata and its data."""
+    given = Path(path)
+    stem = given.with_suffix("") if given.suffix.lower() in (".sigmf-meta", ".sigmf-data") else given
+    meta = Path(f"{stem}.sigmf-meta")
+    found = [given, meta, Path(f"{stem}.sigmf-data")]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no metadata, or none that names a file
+        found.append(meta.with_name(json.loads(meta.read_text(encoding="utf-8"))["global"]["core:dataset"]))
+    return found
+
+
+def files_of_prior(spec: str) -> list[Path]:
+    """All files that a prior's specification names; empty for closed forms."""
+    spec = spec.strip()
+    if spec.startswith("gaussian:"):
+        return files_behind(spec.removeprefix("gaussian:"))
+    return [Path(spec), SHIPPED / f"{spec}.pt"]
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two names stand for one file, there already or not."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one is missing
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
 class Outputs:
     """Separated streams, bits and report in one folder.
 
     folder: made where it is missing. stem: of all names. sources: K >= 2 dicts, SOI first, with `description` and
-    `extra` (global metadata). bits: whether there are any. keep: files that must not be overwritten.
+    `extra` (global metadata). bits: whether there are any. keep: files that must not be overwritten. pictures: names
+    of pictures that will be drawn. copy: where a copy of the report goes, which must not be another of the files.
     Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep.
     """
 
     def __init__(self, folder: Path, stem: str, sources: Sequence[dict], sample_rate: Optional[float],
-                 frequency: Optional[float], bits: bool, keep: Sequence[Path] = ()):
+                 frequency: Optional[float], bits: bool, keep: Sequence[Path] = (), pictures: Sequence[str] = (),
+                 copy: Optional[Path] = None):
         self.folder, self.stem = Path(folder), stem
         count = len(sources) - 1
         names = ["soi"] + (["interference"] if count == 1 else [f"interference{i + 1}" for i in range(count)])
@@ -54,8 +85,19 @@ class Outputs:
         self._made: list[Path] = []
         self._bits = self._bits_part = None
         paths = [Path(f"{s}{suffix}") for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
-        for path in [*paths, self.report_path, *([self.bits_path] if bits else [])]:
-            if any(path.exists() and other.exists() and path.samefile(other) for other in keep):
+        paths += [self.folder / f"{stem}_{name}.png" for name in pictures] + ([self.bits_path] if bits else [])
+        if copy is not None:
+            if any(same_file(copy, other) for other in keep):
+                raise CaptureError(f"The report {copy} would overwrite an input: name another file (--json).")
+            folder = copy.parent
+            if not same_file(copy, self.report_path) and (
+                    copy.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+                raise CaptureError(f"The report {copy} cannot be written: it must be a file in a folder that exists "
+                                   "and may be written.")
+            if any(same_file(copy, other) for other in paths):
+                raise CaptureError(f"The report {copy} would overwrite another output: name another file (--json).")
+        for path in [*paths, self.report_path]:
+            if any(same_file(path, other) for other in keep):
                 raise CaptureError(f"The output {path} would overwrite an input: name another folder (--output).")
             if path.is_dir():
                 raise CaptureError(f"The output {path} cannot be written: a folder of that name is in the way.")

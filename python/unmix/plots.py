@@ -16,6 +16,7 @@ from .survey import survey
 
 COLUMNS = 500
 POINTS = 4000
+NAMES = ("spectrogram", "spectrum", "agreement", "constellation")
 COLOURS = {"capture": "0.55", "soi": "tab:blue", "interference": "tab:orange"}
 
 

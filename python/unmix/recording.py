@@ -12,7 +12,7 @@ import numpy as np
 from . import priors, report
 from .captures import Capture, CaptureError, check_not_constant, open_capture
 from .estimators import Levels, estimate_levels
-from .outputs import Outputs, stem_of, write_text
+from .outputs import Outputs, files_behind, files_of_prior, stem_of, write_text
 from .priors import PriorError
 from .quality import Quality, Reference
 from .separators import CancelFlag
@@ -39,7 +39,8 @@ class Settings:
     capture, format, sample_rate: see captures.open_capture. soi, interference: prior specifications, see priors.HELP.
     method, steps, window (samples), overlap (samples), batch (windows), seed: see StreamSeparator, None for its
     defaults. sir_db: None estimates it. device: auto, cpu or cuda. output: folder (default: <stem>_unmix in the current
-    folder). reference: the truth, see quality.Reference. plots: draw pictures as well.
+    folder). reference: the truth, see quality.Reference. plots: draw pictures as well. report_copy: where the caller
+    will write the report once more; refused where that would replace an input or another output.
     """
 
     capture: str
@@ -58,6 +59,7 @@ class Settings:
     output: Optional[str] = None
     plots: bool = False
     reference: Optional[str] = None
+    report_copy: Optional[str] = None
 
 
 class Recording:
@@ -82,11 +84,14 @@ class Recording:
 
     def _check_numbers(self) -> None:
         s = self.settings
-        for name, value in (("window", s.window), ("steps", s.steps), ("batch", s.batch)):
-            if value is not None and value < 1:
-                raise RecordingError(f"--{name} {value} is impossible; it must be at least 1")
-        if not 0 <= s.seed < 1 << 64:
-            raise RecordingError(f"--seed {s.seed} is impossible; it must lie between 0 and 2^64 - 1")
+        for name, value, most in (("window", s.window, 10**8), ("steps", s.steps, 10**9), ("batch", s.batch, 10**6)):
+            if value is not None and not 1 <= value <= most:
+                raise RecordingError(f"--{name} {value} is impossible; it must be at least 1 and at most {most}")
+        if not 0 <= s.seed < 1 << 63:
+            raise RecordingError(f"--seed {s.seed} is impossible; it must lie between 0 and 2^63 - 1")
+        if s.method == "matched-filter" and s.steps is not None:
+            raise RecordingError(f"--steps {s.steps} means nothing to the method matched-filter, which takes no steps; "
+                                 "leave it out or choose alpha-rgs or pnp-dr (--method)")
         if s.sir_db is not None and not abs(s.sir_db) <= 100:
             raise RecordingError(f"--sir-db {s.sir_db:g} is impossible; it must be auto or lie between -100 and 100 dB")
         if not s.interference:
@@ -105,7 +110,8 @@ class Recording:
         for name, prior in zip(("SOI", *["interference"] * len(s.interference)), self.priors, strict=True):
             self._announce(f"{name}: {priors.describe(prior)}")
         # A first one with any levels: what does not fit is refused before a long file is read.
-        self._separator(Levels(np.ones(len(self.priors)), 0.0))
+        self._check_windows()
+        self._separator(Levels(np.ones(len(self.priors)), 0.0), s.overlap)
         self.stem = stem_of(s.capture)
         self.folder = Path(f"{self.stem}_unmix" if s.output is None else s.output)
         if s.plots:
@@ -117,19 +123,44 @@ class Recording:
             raise Cancelled
         self.reference = None if s.reference is None else Reference(s.reference, capture.length)
         self.levels = self._estimate_levels()
-        self._stream = self._separator(self.levels)
+        self._stream = self._separator(self.levels, s.overlap)
         self._try_priors()
         modulation = self.priors[0].modulation if self.priors[0].info["synchronised"] else None
         self._quality = Quality(modulation, float(self.levels.gains[0]), self.reference)
         self._has_bits = modulation is not None
         plan = self._stream.plan
         self._total = plan.count_before_end(capture.length) + 1
-        self._announce(f"{self._stream.method} on {self.device}: {self._total} windows of {plan.window} samples, "
-                       f"overlapping by {plan.overlap}, seed {s.seed}")
+        length = self._only_length()
+        windows = f"{self._total} windows of {plan.window} samples, overlapping by {plan.overlap}"
+        if self._total == 1:
+            padded = f" ({capture.length} and zeros)" if length > capture.length else ""
+            windows = f"1 window of {length} samples{padded}"
+        self._announce(f"{self._stream.method} on {self.device}: {windows}, seed {s.seed}")
 
-    def _separator(self, levels: Levels) -> StreamSeparator:
+    def _only_length(self) -> int:
+        """Samples of a window; where the capture is shorter and the priors take any length, the capture's."""
+        window = self._stream.plan.window
+        return window if self._stream.fixed_window else min(window, self.capture.length)
+
+    def _check_windows(self) -> None:
+        """Refuse windows and overlaps that do not go with the SOI's symbols."""
+        s, modulation = self.settings, self.priors[0].modulation
+        symbol = int(modulation["samples_per_symbol"]) if modulation else 0
+        if s.window is not None and s.window <= symbol:
+            raise RecordingError(f"--window {s.window} is impossible; a window must be longer than a symbol of the SOI "
+                                 f"({symbol} samples)")
+        window = self._separator(Levels(np.ones(len(self.priors)), 0.0), None).plan.window
+        if not symbol or s.overlap is None or not 0 <= s.overlap < window or (window - s.overlap) % symbol == 0:
+            return  # Plan refuses what lies outside
+        below = s.overlap - (s.overlap - window) % symbol
+        near = " and ".join(str(overlap) for overlap in (below, below + symbol) if 0 <= overlap < window)
+        raise RecordingError(f"--overlap {s.overlap} is impossible; window - overlap must be a multiple of the SOI's "
+                             f"{symbol} samples per symbol, and for windows of {window} samples the nearest allowed "
+                             f"{'overlaps are' if ' ' in near else 'overlap is'} {near}")
+
+    def _separator(self, levels: Levels, overlap: Optional[int]) -> StreamSeparator:
         s = self.settings
-        return StreamSeparator(self.priors, levels, s.method, s.steps, s.window, s.overlap, s.seed, self.device,
+        return StreamSeparator(self.priors, levels, s.method, s.steps, s.window, overlap, s.seed, self.device,
                                s.batch, cancel=self._cancel)
 
     def _estimate_levels(self) -> Levels:
@@ -145,18 +176,21 @@ class Recording:
             share = np.concatenate([[1.0], others])
             levels = Levels(np.sqrt(share * power / share.sum()), 0.0)
         if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
-            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of the given signals")
+            missing = ", ".join(p.name for p, g in zip(self.priors, levels.gains, strict=True) if not g > 0)
+            at = "" if sir_db is None else f" at an SIR of {sir_db:g} dB"
+            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of {missing or 'the signals'}"
+                                 f"{at}; give other priors (--soi, --interference) or another SIR (--sir-db)")
         how = "estimated from the spectrum" if sir_db is None else "as given"
         noise = 10 * math.log10(max(levels.noise_variance / levels.gains[0] ** 2, 1e-30))
-        floor = f"noise {noise:.1f} dB relative to the SOI" if noise > -100 else "no noise"
+        floor = f"noise {noise:.1f} dB relative to the SOI" if noise > -100 else \
+            "noise not visible in the spectrum"
         amplitudes = ", ".join(f"{g:.4g}" for g in levels.gains)
         self._announce(f"levels: SIR {levels.sir_db:.1f} dB, {how}; amplitudes {amplitudes}; {floor}")
         return levels
 
     def _try_priors(self) -> None:
         """Call priors that came from files once: one whose network fails is refused before anything is written."""
-        plan = self._stream.plan
-        length = plan.window if self._stream.fixed_window else min(plan.window, self.capture.length)
+        length = self._only_length()
         for prior in self.priors:
             if prior.module is not None:
                 continue
@@ -214,14 +248,15 @@ class Recording:
         sources = [{"description": f"The {name}, {prior.name}, separated from {self.capture.path.name}.",
                     "extra": extra | {"unmix:signal": name, "unmix:prior": prior.name}}
                    for name, prior in zip(names, self.priors, strict=True)]
-        keep = [self.capture.path, Path(s.capture), self.capture.path.with_suffix(".sigmf-meta")]
+        keep = [self.capture.path, *files_behind(s.capture)]
+        keep += [path for spec in (s.soi, *s.interference) for path in files_of_prior(spec)]
         if self.reference is not None:
-            path = Path(s.reference)
-            keep += [path, path.with_suffix(".sigmf-meta")]
-            if self.reference.capture is not None:
-                keep.append(self.reference.capture.path)
+            keep += files_behind(s.reference)
+        pictures = ()
+        if s.plots:
+            from .plots import NAMES as pictures
         return Outputs(self.folder, self.stem, sources, self.capture.sample_rate, self.capture.center_frequency,
-                       self._has_bits, keep)
+                       self._has_bits, keep, pictures, None if s.report_copy is None else Path(s.report_copy))
 
     def _pump(self, outputs: Outputs, tally: report.Tally) -> None:
         """Everything from capture to files, a batch of windows at a time."""
@@ -273,7 +308,7 @@ class Recording:
                          "sir_db": "auto" if s.sir_db is None else s.sir_db, "window": plan.window,
                          "overlap": plan.overlap, "steps": s.steps, "seed": s.seed, "device": self.device,
                          "batch": s.batch},
-            "priors": [{k: v for k, v in p.info.items() if k != "psd"} for p in self.priors],
+            "priors": [{k: v for k, v in p.info.items() if k != "psd"} | {"learned": p.learned} for p in self.priors],
             "levels": {"sir_db": levels.sir_db, "sir_estimated": s.sir_db is None,
                        "soi_amplitude": float(levels.gains[0]),
                        "interference_amplitudes": [float(g) for g in levels.gains[1:]],
@@ -289,6 +324,7 @@ class Recording:
         }
         if not tally.checks:  # the interference is what its decisions leave: no errors by construction
             outcome["quality"]["evm_after"] = None
+        outcome["warnings"] = report.warnings(outcome)
         outcome["summary"] = report.summary(outcome)
         return outcome
 

@@ -17,6 +17,7 @@ from .stream import WindowReport
 
 FORMAT = 1
 TRUST = 0.9  # windows with less agreement are to be distrusted
+SIR_DRIFT_DB = 3.0  # the windows' SIR may differ by this from the assumed one
 MOST_WINDOWS = 20000
 MOST_STRETCHES = 1000
 
@@ -102,15 +103,44 @@ def versions(own: str) -> dict:
             "python": platform.python_version()}
 
 
+def cancellation(report: dict) -> Optional[str]:
+    """How far a cancelled separation came; None for one that was not cancelled."""
+    if not report["cancelled"]:
+        return None
+    at, of = report["cancelled"]["at_sample"], report["cancelled"]["of_samples"]
+    kept = "what was finished is kept and marked as incomplete" if at else \
+        "nothing was written: results are kept batch by batch (--batch), and no batch was finished"
+    return f"cancelled at sample {at} of {of}; {kept}"
+
+
+def warnings(report: dict) -> list[str]:
+    """Reasons not to take agreement for a proof that the separation is right, a sentence each."""
+    found, result = [], report["result"]
+    if not result["windows"] or result["agreed"] is None:
+        return found
+    for prior in report["priors"]:
+        if prior["kind"] == "gaussian":
+            found.append(f"the prior {prior['name']} is Gaussian and agrees with everything: agreement does not show "
+                         "that it fits")
+        elif prior["learned"]:
+            found.append(f"the prior {prior['name']} is learned and may agree with signals it was not made for: "
+                         "agreement does not show that it fits")
+    measured, assumed = result["sir_db"], report["levels"]["sir_db"]
+    if measured is not None and abs(measured - assumed) > SIR_DRIFT_DB:
+        found.append(f"the SIR measured in the windows, {measured:.1f} dB, differs by {abs(measured - assumed):.1f} dB "
+                     f"from the assumed {assumed:.1f} dB: the priors may not fit")
+    noise = report["levels"]["noise_relative_to_soi_db"]
+    if noise is not None and noise >= 0:  # agreement is measured against the noise
+        found.append(f"the noise is taken to be {noise:.1f} dB stronger than the signal of interest, which leaves "
+                     "agreement without meaning: do the priors fit the capture?")
+    return found
+
+
 def summary(report: dict) -> list[str]:
-    """A report in plain words, a line each."""
+    """A report in plain words, a line each, without what cancellation() says. Needs the report's `warnings`."""
     result, capture, settings = report["result"], report["capture"], report["settings"]
     rate, count = capture["sample_rate"], result["windows"]
     lines = []
-    if report["cancelled"]:
-        at, of = report["cancelled"]["at_sample"], report["cancelled"]["of_samples"]
-        kept = "what was finished is kept and marked as incomplete" if at else "nothing was finished, nothing is kept"
-        lines.append(f"cancelled at sample {at} of {of}; {kept}")
     if not count:
         return lines
     milliseconds = result["ms_per_window"]
@@ -121,11 +151,9 @@ def summary(report: dict) -> list[str]:
         only = "the only window agreed" if result["agreed"] else "the only window did not agree"
         verdict = only if count == 1 else f"{result['agreed']} of {count} windows agreed"
         lines.append(f"{verdict}, {took}")
-        lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
-    noise = report["levels"]["noise_relative_to_soi_db"]
-    if noise is not None and noise >= 0:  # agreement is measured against the noise
-        lines.append(f"the noise is taken to be {noise:.1f} dB stronger than the signal of interest, which leaves "
-                     "agreement without meaning: do the priors fit the capture?")
+        if result["sir_db"] is not None:
+            lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
+    lines += [f"warning: {text}" for text in report["warnings"]]
     if result["distrusted"]:
         share = result["distrusted_samples"] / max(1, capture["length"])
         listed = [span(s["start"], s["samples"], rate) for s in result["distrusted"][:5]]

@@ -10,6 +10,7 @@ import numpy as np
 from .estimators import Levels
 from .priors import Prior, PriorError
 from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, resolve_method, separate
+from .unmix_python import agreement_threshold
 from .windows import Plan, Window, default_overlap
 
 
@@ -144,7 +145,7 @@ class StreamSeparator:
             if not done:
                 return None
         pieces, reports = [], []
-        possible = max(self.levels.noise_variance / gain**2, 0.02)  # as the engine: what noise may leave unexplained
+        noise = self.levels.noise_variance / gain**2
         for i, window in enumerate(windows[:done]):
             begin, end = window.keep_from - window.start, window.keep_to - window.start
             if unseparated[i]:  # pass the mixture through rather than something broken
@@ -155,7 +156,7 @@ class StreamSeparator:
                 kept = result.sources[:, i, begin:end] * scale[:, None]
             pieces.append(kept)
             blocks = result.disagreement[i, begin // self.block:max(begin // self.block + 1, end // self.block)]
-            threshold = AGREEMENT + 1.35 * min(float(np.median(blocks)), possible)
+            threshold = agreement_threshold(AGREEMENT, float(np.median(blocks)), noise)
             ratio = float(np.sum(result.gains[i, 1:] ** 2) / result.gains[i, 0] ** 2)
             reports.append(WindowReport(
                 window.number, window.keep_from, end - begin, -10 * float(np.log10(ratio)),

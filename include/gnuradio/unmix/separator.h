@@ -94,6 +94,14 @@ struct pnp_dr_options {
 UNMIX_API separation alpha_rgs(const mixtures& input, const alpha_rgs_options& options, const control& ctl);
 
 /*!
+ * \brief Disagreement below which a block counts as solved, relative to the SOI's power.
+ *
+ * `agreement` plus what noise leaves unexplained in any case: the window's median disagreement, as far as noise of the
+ * given variance (relative to the SOI), or 0.02 where that is larger, can be the cause.
+ */
+UNMIX_API double agreement_threshold(double agreement, double median_disagreement, double noise);
+
+/*!
  * \brief Plug-and-play Douglas-Rachford splitting with the posterior means of the sources as proximal steps.
  *
  * For two sources p = y - g D_b((y - x) / g), q = D_s(2 p - x), x += q - p; for more the product form, projecting on

@@ -167,6 +167,8 @@ PYBIND11_MODULE(unmix_python, m)
         .def_property_readonly("steps", &noise_schedule::steps)
         .def("alpha_bar", &noise_schedule::alpha_bar, py::arg("t"));
     m.def("cosine_anneal", &cosine_anneal, py::arg("first"), py::arg("last"), py::arg("step"), py::arg("steps"));
+    m.def("agreement_threshold", &agreement_threshold, py::arg("agreement"), py::arg("median_disagreement"),
+          py::arg("noise"), "Disagreement below which a block counts as solved, relative to the SOI's power.");
     m.def("cuda_available", &cuda_available, "True when the engine has CUDA kernels and torch finds a GPU.");
 
     py::class_<cancel_flag>(m, "CancelFlag", "Set from any thread; a separation looks at it in every step.")
@@ -183,6 +185,8 @@ PYBIND11_MODULE(unmix_python, m)
             py::arg("data"), py::arg("device") = "cpu")
         .def_property_readonly("metadata", &prior::metadata)
         .def_property_readonly("device", &prior::device)
+        .def_property_readonly("predicts",
+                               [](const prior& p) { return p.predicts() == prediction::noise ? "noise" : "signal"; })
         .def("denoise", &denoise, py::arg("x"), py::arg("alpha_bar"), py::arg("side") = py::none(),
              "Posterior means of x for noisy windows, complex64 [windows, samples].");
 

@@ -47,6 +47,8 @@ class Prior:
         except UnicodeDecodeError:
             raise PriorError(f"{origin} has a prior.json that is no JSON") from None
         self.info = _checked_info(metadata, origin)
+        if engine.predicts != self.info["predicts"]:  # the engine reads no JSON, it looks for the words
+            raise PriorError(f"the prior.json of {origin} says predicts: noise in more than one place")
         self.name: str = self.info["name"]
 
     @property
