@@ -23,7 +23,7 @@ demo: build
 	  --reference $(BUILD)/demo/qpsk_under_wifi_true_bits.u8 --output $(BUILD)/demo --plots
 	@echo; echo "Signals, bits, reports and pictures are in build/demo"
 
-test: build
+test: build training-env
 	ctest --test-dir $(BUILD) --output-on-failure
 
 build: setup
@@ -42,9 +42,12 @@ packages:
 	@cmake/install_packages.sh
 
 # Sionna and GNU Radio want different numpy: training has an environment of its own.
-training-env:
+training-env: .venv-training/ready
+
+.venv-training/ready: training/requirements.txt | packages
 	/usr/bin/python3 -m venv .venv-training
 	.venv-training/bin/python -m pip install --quiet --requirement training/requirements.txt
+	touch $@
 
 lint: setup
 	$(PYTHON) -m pip install --quiet ruff

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bit error rate, mean squared error and time of separation methods on simulated mixtures (or mixtures made elsewhere).
 
+What is mixed is apart from what the priors believe: --soi-signal and --interference-signal; without them it is what
+the priors describe: a closed form itself, a learned prior's entry `simulation`, or its modulation.
+
 Two protocols. isolated: the paper's, windows on their own whose ends count. stream: one long signal, cut into
 overlapping windows, of which the interiors are joined. Both take the SIR and the noise level as known, as the paper.
 """
@@ -16,10 +19,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import scipy.signal
 import scipy.stats
-from gnuradio.unmix import demodulation, priors, separators, signals, stream
+import torch
+from gnuradio.unmix import captures, demodulation, priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
-from gnuradio.unmix.priors.constellation import bits_per_symbol
+from gnuradio.unmix.priors import constellation as cons
+from gnuradio.unmix.priors.rrc import pulse_at, taps
 from gnuradio.unmix.unmix_python import cuda_available
 from tqdm import tqdm
 
@@ -28,7 +34,16 @@ def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--soi", default="rrc:qpsk,sps=16,rolloff=0.5,span=8", metavar="SPEC")
     parser.add_argument("--interference", default="cp-ofdm:qpsk,fft=64,cp=16,active=56", metavar="SPEC",
-                        help="the generator's parameters and the prior's (default %(default)s)")
+                        help="priors (default %(default)s)")
+    parser.add_argument("--soi-signal", metavar="SPEC", help="what is simulated: rrc:... (default: what --soi says)")
+    parser.add_argument("--interference-signal", nargs="+", metavar="SPEC|RECORDING",
+                        help="what is simulated: cp-ofdm:..., or random windows of recordings, of unit power and "
+                             "random phase (default: what --interference says)")
+    parser.add_argument("--recording-part", metavar="all|last:FRACTION",
+                        help="of each recording of --interference-signal, such as last:0.4 (default: all)")
+    parser.add_argument("--soi-timing", choices=["known", "random"], default="known",
+                        help="random: fractional timing and phase anew in every window (stream: in every stream), for "
+                             "SOI priors that know neither; bits are counted with the true ones")
     parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
     parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB",
                         help="white noise below the SOI; inf: none")
@@ -47,6 +62,11 @@ def arguments(argv):
                         help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
     args = parser.parse_args(argv)
     args.methods = [separators.resolve_method(m) for m in args.methods.split(",")]
+    if args.mixtures and (args.interference_signal or args.recording_part or args.soi_timing == "random"):
+        raise ValueError("--mixtures are made already; leave out --interference-signal, --recording-part and "
+                         "--soi-timing")
+    if args.soi_timing == "random" and "matched-filter" in args.methods:
+        raise ValueError("the method matched-filter needs the timing; leave out --soi-timing random")
     try:
         args.snr_db = [float(s) for s in args.snr_db]
     except ValueError:
@@ -82,19 +102,196 @@ def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
     return [float(low), float(high)]
 
 
-def generate(soi, interference, windows, samples, sir_db, snr_db, seed):
-    """Mixture and SOI complex64 [windows, samples] and the SOI's bits, from the priors' own parameters."""
+class SoiSignal:
+    """A linear modulation with known bits, from `rrc:...`: at the timing given there and phase 0, or random ones.
+
+    Raises ValueError for a specification of another kind.
+    """
+
+    def __init__(self, spec: str, random: bool = False):
+        if not spec.startswith("rrc:"):
+            raise ValueError(f"the SOI's signal must be a linear modulation (rrc:...), whose bits can be counted, not "
+                             f"'{spec}'")
+        self.name, self.random = spec, random
+        self.modulation = priors.parse(spec).modulation
+        self.sps, self.span = (int(self.modulation[key]) for key in ("samples_per_symbol", "span"))
+        self._half = self.span * self.sps // 2
+
+    def _pulse(self, fraction):
+        """The pulse delayed by a fraction of a sample, [2 * half + 2]; energy as the undelayed one's."""
+        rolloff = self.modulation["rolloff"]
+        grid = torch.arange(-self._half, self._half + 2, dtype=torch.float64) - fraction
+        top = pulse_at(torch.zeros(1, dtype=torch.float64), rolloff, self.span).item()
+        level = taps(self.sps, rolloff, self.span)[self._half] / top
+        return pulse_at(grid / self.sps, rolloff, self.span).numpy() * level
+
+    def _shaped(self, symbols, timing, samples):
+        """Wave [samples] of symbols [n], of which the first one's centre lies at `timing` (samples, also below 0)."""
+        whole = math.floor(timing)
+        wave = scipy.signal.upfirdn(self._pulse(timing - whole), symbols, up=self.sps)
+        begin = self._half - whole
+        wave = np.pad(wave, (max(-begin, 0), samples + self.sps))
+        return wave[max(begin, 0):][:samples]
+
+    def draw(self, rng, windows, samples, tails=0):
+        """Waves complex64 [windows, n * sps], n = samples // sps, bits uint8 [windows, ...] of the symbols whose
+        centre is inside, and [windows, 2]: timing (samples, of the first) and phase (radians).
+
+        tails: symbols that go on beyond each end; 0: none, the paper's isolated windows.
+        """
+        per, count = cons.bits_per_symbol(self.modulation["constellation"]), samples // self.sps
+        bits = rng.integers(0, 2, (windows, (count + 2 * tails) * per), dtype=np.uint8)
+        truth = np.tile([self.modulation["first"], 0.0], (windows, 1))
+        if self.random:
+            truth = rng.uniform(0, [self.sps, 2 * np.pi], (windows, 2))
+        symbols = cons.modulate(bits, self.modulation["constellation"])
+        waves = np.empty((windows, count * self.sps), np.complex64)
+        for wave, own, (timing, phase) in zip(waves, symbols, truth, strict=True):
+            wave[:] = self._shaped(own, timing - tails * self.sps, len(wave)) * np.exp(1j * phase)
+        return waves, bits[:, tails * per:bits.shape[1] - tails * per], truth
+
+    def bits(self, waves, truth):
+        """Hard decisions on waves [W, N] with their true timing and phase [W, 2]: uint8 [W, n]."""
+        return demodulation.decide(self.symbols(waves, truth), self.modulation)
+
+    def symbols(self, waves, truth):
+        """Matched-filter outputs complex [W, N // sps] of waves [W, N], N a multiple of sps; truth as in bits."""
+        if not self.random and self.modulation["first"] % 1 == 0:
+            return demodulation.matched_filter(waves, self.modulation)
+        reach = 2 * self._half + 1
+        lead = -reach % self.sps  # the filter delays by `reach`: with zeros in front by whole symbols
+        begin, symbols = (reach + lead) // self.sps, []
+        for wave, (timing, phase) in zip(waves, truth, strict=True):
+            whole = math.floor(timing)
+            padded = np.pad(wave * np.exp(-1j * phase), (self._half, reach + self.sps))[whole:]
+            filtered = scipy.signal.upfirdn(self._pulse(timing - whole)[::-1], np.pad(padded, (lead, 0)),
+                                            down=self.sps)
+            symbols.append(filtered[begin:begin + len(wave) // self.sps] / self.sps)
+        return np.array(symbols)
+
+
+class OfdmSignal:
+    """CP-OFDM of random start and phase, from `cp-ofdm:...`."""
+
+    def __init__(self, spec: str):
+        self.name, self._module = spec, priors.parse(spec).module
+
+    def draw(self, rng, windows, samples):
+        """Waves complex64 [windows, samples], cut from longer ones."""
+        m = self._module
+        return signals.cp_ofdm(rng, windows, samples, m.constellation, m.fft, m.cp, m.active)[0]
+
+
+class RecordedSignal:
+    """Random windows of recordings, each of unit power and with a random phase.
+
+    files: recordings, see captures.open_capture; a longer one is drawn from more often. part: "all", or "last:F", the
+    last fraction F (0 .. 1) of each. Raises ValueError (CaptureError) for files that cannot be read.
+    """
+
+    def __init__(self, files, part: str = "all"):
+        kind, _, number = part.partition(":")
+        try:
+            self._share = 1.0 if part == "all" else float(number)
+        except ValueError:
+            self._share = math.nan
+        if (part != "all" and kind != "last") or not 0 < self._share <= 1:
+            raise ValueError(f"the part of a recording is all or last:FRACTION, such as last:0.4, not {part}")
+        self.name = " ".join(map(str, files)) + (f" {part}" if part != "all" else "")
+        self._captures = [captures.open_capture(file) for file in files]
+
+    def draw(self, rng, windows, samples):
+        """Waves complex64 [windows, samples]. Raises ValueError for recordings that are shorter or silent."""
+        first = [c.length - math.floor(c.length * self._share) for c in self._captures]
+        places = np.array([c.length - f - samples + 1 for c, f in zip(self._captures, first, strict=True)])
+        if places.min() < 1:
+            short = int(places.argmin())
+            raise ValueError(f"{self._captures[short].path} has {places[short] + samples - 1} samples to draw from, "
+                             f"fewer than the {samples} of one piece")
+        waves = np.empty((windows, samples), np.complex64)
+        for wave in waves:
+            for _ in range(100):  # idle stretches may be all zero
+                which = rng.choice(len(places), p=places / places.sum())
+                piece = self._captures[which].read(first[which] + rng.integers(places[which]), samples)
+                power = np.mean(np.abs(piece) ** 2, dtype=np.float64)
+                if power > 0:
+                    break
+            else:
+                raise ValueError(f"{self.name} is silent")
+            wave[:] = piece * (np.exp(2j * np.pi * rng.uniform()) / math.sqrt(power))
+        return waves
+
+
+def closed_form(prior, spec):
+    """Specification of what a prior describes: itself, its `simulation`, or its modulation; None where it says nothing.
+
+    spec: the text that gave the prior.
+    """
+    if prior.module is not None:
+        return spec if prior.info["kind"] in ("rrc", "cp-ofdm") else None
+    simulation, shape = prior.info.get("simulation"), prior.modulation
+    if simulation is not None:
+        if not isinstance(simulation, str) or not re.match("(rrc|cp-ofdm):", simulation):
+            raise ValueError(f"the entry simulation of {prior.name} must be a closed form, rrc:... or cp-ofdm:...")
+        return simulation
+    if shape is None:
+        return None
+    first = "" if shape["first"] == shape["samples_per_symbol"] // 2 else f",first={shape['first']:g}"
+    return (f"rrc:{shape['constellation']},sps={shape['samples_per_symbol']:g},rolloff={shape['rolloff']:g},"
+            f"span={shape['span']:g}{first}")
+
+
+def interference_signal(names, part=None):
+    """The signal that --interference-signal and --recording-part name."""
+    if len(names) == 1 and names[0].startswith("cp-ofdm:"):
+        if part is not None:
+            raise ValueError("--recording-part needs recordings as --interference-signal")
+        return OfdmSignal(names[0])
+    for name in names:
+        if re.match("[a-z-]+:", name):
+            raise ValueError(f"--interference-signal {name} cannot be simulated; allowed are one cp-ofdm:..., or "
+                             "recordings")
+    return RecordedSignal(names, part or "all")
+
+
+def timing_is_free(prior):
+    """Whether a prior knows neither timing nor phase of its signal."""
+    if prior.info["kind"] == "gaussian":
+        return True
+    return (not prior.info["synchronised"] if prior.info["kind"] == "rrc" else
+            {"timing", "phase"} <= set(prior.info.get("invariances") or ()))
+
+
+def find_signals(args, soi, interference):
+    """The signals to mix, SOI and interference (None with --mixtures). Raises ValueError where one is not known."""
+    spec = args.soi_signal or closed_form(soi, args.soi)
+    if spec is None:
+        raise ValueError("--soi must describe a linear modulation (rrc:...), whose bits can be counted, or give "
+                         "--soi-signal")
+    random = args.soi_timing == "random"
+    if random and not timing_is_free(soi):
+        raise ValueError(f"the prior {soi.name} takes timing and phase for known, --soi-timing random needs one that "
+                         "does not (rrc:...,sync=unknown)")
+    signal = SoiSignal(spec, random)
+    if args.mixtures:
+        return signal, None
+    if args.recording_part and not args.interference_signal:
+        raise ValueError("--recording-part needs recordings as --interference-signal")
+    names = args.interference_signal or [closed_form(interference, args.interference)]
+    if names[0] is None or not args.interference_signal and not names[0].startswith("cp-ofdm:"):
+        raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --interference-signal or "
+                         "--mixtures")
+    return signal, interference_signal(names, args.recording_part)
+
+
+def generate(soi, interference, windows, samples, sir_db, snr_db, seed, tails=0):
+    """Mixture and SOI complex64 [windows, n], the SOI's bits, and its timing and phase; see SoiSignal.draw."""
     rng = np.random.default_rng([seed, round(1000 * (sir_db + 1000))])
-    shape = soi.modulation
-    sps = int(shape["samples_per_symbol"])
-    wave, bits = signals.linear_modulation(rng, windows, samples // sps, shape["constellation"], sps, shape["rolloff"],
-                                           int(shape["span"]))
-    module = interference.module
-    other, _ = signals.cp_ofdm(rng, windows, wave.shape[1], module.constellation, module.fft, module.cp, module.active)
-    mixture = wave + np.float32(signals.kappa(sir_db)) * other
+    wave, bits, truth = soi.draw(rng, windows, samples, tails)
+    mixture = wave + np.float32(signals.kappa(sir_db)) * interference.draw(rng, windows, wave.shape[1])
     if math.isfinite(snr_db):
         mixture = mixture + signals.noise(rng, mixture.shape, 10 ** (-snr_db / 10))
-    return mixture, wave, bits
+    return mixture, wave, bits, truth
 
 
 def run_isolated(case, mixture, method, args, device):
@@ -127,19 +324,23 @@ def run_stream(case, mixture, method, args, device):
     return np.concatenate(pieces)[None], np.array(calls), len(calls)
 
 
+def hop(args, sps):
+    """Samples from one window of a stream to the next."""
+    return stream.Plan(args.window, stream.default_overlap(args.window, sps), sps).hop
+
+
 def measure(args, method, sir_db, snr_db, device, given=None):
     """One row of the table."""
-    soi, interference = args.priors
-    sps = int(soi.modulation["samples_per_symbol"])
+    soi, interference = args.signals
     args.gains = np.array([1.0, signals.kappa(sir_db)])
     args.noise = 10 ** (-snr_db / 10) if math.isfinite(snr_db) else 0.0
     if given is not None:
-        mixture, truth, bits = given
+        (mixture, truth, bits), place = given, None
     elif args.protocol == "isolated":
-        mixture, truth, bits = generate(soi, interference, args.windows, args.window, sir_db, snr_db, args.seed)
+        mixture, truth, bits, place = generate(soi, interference, args.windows, args.window, sir_db, snr_db, args.seed)
     else:
-        hop = stream.Plan(args.window, stream.default_overlap(args.window, sps), sps).hop
-        mixture, truth, bits = generate(soi, interference, 1, args.windows * hop, sir_db, snr_db, args.seed)
+        mixture, truth, bits, place = generate(soi, interference, 1, args.windows * hop(args, soi.sps), sir_db, snr_db,
+                                               args.seed)
     case = f"{method} {sir_db:g} dB"
     run = run_isolated if args.protocol == "isolated" else run_stream
     began = time.monotonic()
@@ -149,9 +350,11 @@ def measure(args, method, sir_db, snr_db, device, given=None):
            "sir_db": sir_db, "snr_db": snr_db if math.isfinite(snr_db) else "inf", "windows": count, "bits": 0,
            "bit_errors": None, "ber": None, "ber_ci95": None, "mse_db": None,
            "seconds_per_window": seconds / count, "steps": float(np.mean(calls)), "device": device, "seed": args.seed,
-           "steps_limit": args.steps, "asked_windows": args.windows, "window": args.window}
+           "steps_limit": args.steps, "asked_windows": args.windows, "window": args.window,
+           "soi_signal": soi.name, "interference_signal": interference.name if interference else None,
+           "soi_timing": args.soi_timing}
     if bits is not None:
-        wrong = demodulation.decide(demodulation.matched_filter(estimate, soi.modulation), soi.modulation) != bits
+        wrong = soi.bits(estimate, place) != bits
         # A stream's errors cluster by window too: count them in pieces of a hop.
         per = wrong.shape[1] if args.protocol == "isolated" else wrong.size // count
         clusters = wrong.reshape(-1)[:wrong.size // per * per].reshape(-1, per).sum(1)
@@ -182,7 +385,7 @@ def load_mixtures(path, soi_shape):
     if soi is not None and soi.shape != mixture.shape:
         raise ValueError(f"soi in {path} must have the mixture's shape {list(mixture.shape)}")
     expected = (len(mixture), len(range(round(soi_shape["first"]), mixture.shape[1], soi_shape["samples_per_symbol"]))
-                * bits_per_symbol(soi_shape["constellation"]))
+                * cons.bits_per_symbol(soi_shape["constellation"]))
     if bits is not None and bits.shape != expected:
         raise ValueError(f"bits in {path} must be {list(expected)} for the SOI given")
     groups = {}
@@ -217,6 +420,10 @@ def load_rows(path):
         rows = None
     if not isinstance(rows, list) or not all(isinstance(r, dict) and "method" in r for r in rows):
         raise ValueError(f"--json {path} exists and holds no rows of this benchmark; name another file")
+    for row in rows:  # before there were other signals, they were what the priors described
+        row.setdefault("soi_signal", row.get("soi"))
+        row.setdefault("interference_signal", row.get("interference"))
+        row.setdefault("soi_timing", "known")
     return rows
 
 
@@ -257,19 +464,25 @@ def main(argv=None):
                        priors.parse(args.interference)]
         if args.mixtures and args.protocol != "isolated":
             raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
-        if args.priors[0].modulation is None:
-            raise ValueError("--soi must be a linear modulation (rrc:...), whose bits can be counted")
-        if not args.mixtures and args.priors[1].info["kind"] != "cp-ofdm":
-            raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --mixtures")
-        given = load_mixtures(args.mixtures, args.priors[0].modulation) if args.mixtures else None
+        args.signals = find_signals(args, *args.priors)
+        soi = args.signals[0]
+        given = load_mixtures(args.mixtures, soi.modulation) if args.mixtures else None
+        length = next(iter(given.values()))[0].shape[1] if given else args.window
+        for prior in args.priors:
+            if prior.window not in (0, length):
+                raise ValueError(f"the prior {prior.name} was made for windows of {prior.window} samples, not {length}")
         rows = load_rows(args.json)
         device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
         for prior in args.priors:
             prior.engine(device)
+        if isinstance(args.signals[1], RecordedSignal):  # too short or silent: refused here, not half-way
+            args.signals[1].draw(np.random.default_rng(0), 1,
+                                 args.window if args.protocol == "isolated" else args.windows * hop(args, soi.sps))
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
-    print(f"device {device}, {args.protocol} windows", file=sys.stderr)
+    print(f"device {device}, {args.protocol} windows; SOI {soi.name}, timing {args.soi_timing}; interference "
+          f"{args.mixtures or args.signals[1].name}", file=sys.stderr)
 
     fresh = []
     for snr_db in args.snr_db:
@@ -277,9 +490,9 @@ def main(argv=None):
             for sir_db in (sorted(given) if given else args.sir_db):
                 key = (method, args.soi, args.interference, args.protocol, sir_db,
                        snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.window, args.seed,
-                       device)
+                       device, soi.name, None if given else args.signals[1].name, args.soi_timing)
                 names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit",
-                         "asked_windows", "window", "seed", "device")
+                         "asked_windows", "window", "seed", "device", "soi_signal", "interference_signal", "soi_timing")
                 old = [r for r in rows if tuple(r.get(n) for n in names) == key] if given is None else []
                 if old:
                     fresh += old

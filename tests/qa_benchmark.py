@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 import scipy.stats
+import torch
+from gnuradio.unmix import captures, priors, signals
 
 SPEC = importlib.util.spec_from_file_location("benchmark", Path(__file__).parents[1] / "apps" / "benchmark.py")
 benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 
+WIFI = Path(__file__).parents[1] / "apps" / "samples" / "wifi_excerpt.sigmf-meta"
+OFDM = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
 KEYS = {"method", "soi", "interference", "protocol", "sir_db", "snr_db", "windows", "bits", "bit_errors", "ber",
-        "ber_ci95", "mse_db", "seconds_per_window", "steps", "device", "seed"}
+        "ber_ci95", "mse_db", "seconds_per_window", "steps", "device", "seed", "soi_signal", "interference_signal",
+        "soi_timing"}
 
 
 class Benchmark(unittest.TestCase):
@@ -71,6 +76,86 @@ class Benchmark(unittest.TestCase):
         self.assertEqual(len(second), 2)
         self.assertEqual(len(self.rows("--windows", 4, "--sir-db", -6, "--seed", 2)), 3)
 
+    def test_rows_from_before_signals_were_apart_are_kept(self):
+        row, = self.rows("--windows", 4, "--sir-db", -6)
+        for key in ("soi_signal", "interference_signal", "soi_timing"):
+            del row[key]
+        self.json.write_text(json.dumps([row]))
+        self.assertEqual(len(self.rows("--windows", 4, "--sir-db", -6)), 1)
+        other = self.rows("--windows", 4, "--sir-db", -6, "--interference-signal", "cp-ofdm:bpsk")
+        self.assertEqual([r["interference_signal"] for r in other], [OFDM, "cp-ofdm:bpsk"])
+
+    def test_a_learned_prior_meets_the_signal_that_it_describes(self):
+        row, = self.rows("--soi", "rrc-qpsk", "--sir-db", -24, "--windows", 8, "--protocol", "stream")
+        self.assertEqual((row["soi"], row["soi_signal"]), ("rrc-qpsk", "rrc:qpsk,sps=16,rolloff=0.5,span=8"))
+        self.assertLess(row["ber"], 0.01)
+        self.assertLess(row["mse_db"], -15)
+
+    def test_closed_form_of_a_prior_comes_from_its_metadata(self):
+        class Identity(torch.nn.Module):
+            def forward(self, x: torch.Tensor, alpha_bar: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+                return x
+
+        def learned(**info):
+            card = {"format": 1, "kind": "test", "name": "test", **info}
+            file = self.folder / "prior.pt"
+            file.write_bytes(priors.to_bytes(Identity(), card))
+            return priors.load(str(file))
+
+        shape = {"constellation": "bpsk", "samples_per_symbol": 8, "rolloff": 0.25, "span": 6, "first": 3}
+        self.assertEqual(benchmark.closed_form(learned(simulation="cp-ofdm:bpsk", modulation=shape), "x"),
+                         "cp-ofdm:bpsk")
+        self.assertEqual(benchmark.closed_form(learned(modulation=shape), "x"),
+                         "rrc:bpsk,sps=8,rolloff=0.25,span=6,first=3")
+        self.assertIsNone(benchmark.closed_form(learned(), "x"))
+        for invariances, free in ((["timing", "phase"], True), (["phase"], False), (None, False)):
+            self.assertEqual(benchmark.timing_is_free(learned(invariances=invariances)), free)
+        with self.assertRaisesRegex(ValueError, "must be a closed form"):
+            benchmark.closed_form(learned(simulation="noise"), "x")
+
+    def test_a_recording_as_interference(self):
+        arguments = ("--interference-signal", WIFI, "--recording-part", "last:0.4", "--windows", 4, "--sir-db", 20)
+        row, = self.rows(*arguments)
+        self.assertEqual(row["interference_signal"], f"{WIFI} last:0.4")
+        self.assertEqual(row["interference"], OFDM)
+        self.assertLess(row["ber"], 0.05)  # hardly any interference, whatever the prior believes
+        signal = benchmark.RecordedSignal([WIFI], "last:0.4")
+        waves, again = (signal.draw(np.random.default_rng(3), 20, 2560) for _ in range(2))
+        np.testing.assert_array_equal(waves, again)
+        np.testing.assert_allclose(np.mean(np.abs(waves) ** 2, axis=1), 1, rtol=1e-5)
+        whole = captures.open_capture(WIFI)
+        whole = whole.read(0, whole.length)
+        part = whole[-int(0.4 * len(whole)):]
+        for wave in waves:  # each is a piece of the held-out part, turned and scaled
+            match = np.abs(np.correlate(part, wave, "valid"))
+            place = match.argmax()
+            piece = part[place:place + len(wave)]
+            self.assertGreater(match[place], 0.9999 * np.linalg.norm(wave) * np.linalg.norm(piece))
+        self.assertGreater(np.ptp(np.angle(waves[:, 0])), 1)
+
+    def test_random_timing_and_phase(self):
+        signal = benchmark.SoiSignal("rrc:qpsk", random=True)
+        for tails in (0, 4):
+            waves, bits, truth = signal.draw(np.random.default_rng(5), 40, 1600, tails)
+            self.assertGreater(np.ptp(truth[:, 0]), 12)
+            self.assertEqual(bits.shape, (40, 200))
+            np.testing.assert_array_equal(signal.bits(waves, truth), bits)
+            self.assertGreater(np.mean(signal.bits(waves, np.roll(truth, 1, 0)) != bits), 0.3)
+        self.assertAlmostEqual(np.mean(np.abs(waves) ** 2), 1, delta=0.02)
+        row, = self.rows("--soi", "rrc:qpsk,sync=unknown", "--soi-timing", "random", "--windows", 2, "--sir-db", -24)
+        self.assertEqual(row["soi_timing"], "random")
+        self.assertLess(row["ber"], 0.02)
+
+    def test_known_timing_is_the_simulators(self):
+        for spec, tails in (("rrc:qpsk", 0), ("rrc:qpsk", 4), ("rrc:bpsk,sps=8,rolloff=0.25,span=6,first=1.5", 0)):
+            signal = benchmark.SoiSignal(spec)
+            waves, bits, truth = signal.draw(np.random.default_rng(6), 3, 800, tails)
+            self.assertTrue(np.all(truth == [signal.modulation["first"], 0]))
+            if spec == "rrc:qpsk":
+                own, _ = signals.linear_modulation(np.random.default_rng(6), 3, 50 + 2 * tails)
+                np.testing.assert_array_equal(waves, own[:, 16 * tails:][:, :800])
+            np.testing.assert_array_equal(signal.bits(waves, truth), bits)
+
     def test_clustered_errors_widen_the_interval(self):
         even, clustered = np.full(100, 2), np.zeros(100, int)
         clustered[:5] = 40
@@ -81,8 +166,7 @@ class Benchmark(unittest.TestCase):
         self.assertGreater(high, 2 / 32000)
 
     def test_mixtures_made_elsewhere_give_the_same_row(self):
-        made = benchmark.generate(benchmark.priors.parse("rrc:qpsk"), benchmark.priors.parse("cp-ofdm:qpsk"), 6, 2560,
-                                  -9, 20, 1)
+        made = benchmark.generate(benchmark.SoiSignal("rrc:qpsk"), benchmark.OfdmSignal(OFDM), 6, 2560, -9, 20, 1)
         file = self.folder / "mixtures.npz"
         np.savez(file, mixture=made[0], soi=made[1], bits=made[2], sir_db=np.full(6, -9.0))
         own, = self.rows("--windows", 6, "--sir-db", -9, "--snr-db", 20)
@@ -110,7 +194,23 @@ class Benchmark(unittest.TestCase):
                             ("does not exist", ["--json", self.folder / "none" / "x"]),
                             ("numbers of dB", ["--snr-db", "loud"]),
                             ("takes no --steps", ["--methods", "matched-filter", "--steps", 3]),
-                            ("finite", ["--sir-db", "nan"])):
+                            ("finite", ["--sir-db", "nan"]),
+                            ("linear modulation", ["--soi-signal", "cp-ofdm:qpsk"]),
+                            ("linear modulation", ["--soi", f"gaussian:{WIFI}"]),
+                            ("cannot be simulated", ["--interference-signal", "rrc:qpsk"]),
+                            ("cannot be simulated", ["--interference-signal", "cp-ofdm:qpsk", "cp-ofdm:bpsk"]),
+                            ("can be simulated", ["--interference", f"gaussian:{WIFI}"]),
+                            ("none.cf32", ["--interference-signal", self.folder / "none.cf32"]),
+                            ("all or last:FRACTION", ["--interference-signal", WIFI, "--recording-part", "first:0.1"]),
+                            ("all or last:FRACTION", ["--interference-signal", WIFI, "--recording-part", "last:1.1"]),
+                            ("fewer than the 2560", ["--interference-signal", WIFI, "--recording-part", "last:0.01"]),
+                            ("fewer than", ["--interference-signal", WIFI, "--protocol", "stream"]),
+                            ("needs recordings", ["--recording-part", "all"]),
+                            ("needs recordings", ["--interference-signal", OFDM, "--recording-part", "all"]),
+                            ("timing and phase for known", ["--soi-timing", "random"]),
+                            ("needs the timing", ["--soi-timing", "random", "--methods", "matched-filter"]),
+                            ("made already", ["--mixtures", misfit, "--interference-signal", WIFI]),
+                            ("windows of 2560", ["--soi", "rrc-qpsk", "--window", 1280])):
             code, out, err = self.run_main(*argv)
             self.assertEqual((code, out), (2, ""), err)
             self.assertIn(words, err)

@@ -1,68 +1,97 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small network for signals with a symbol clock: one token per symbol, cheap enough for a laptop."""
+"""A tiny network for linear modulation: it learns pulse and alphabet, and decides softly in between."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-
-class GatedBlock(nn.Module):
-    """Residual block over tokens [B, W, n], gated as in DiffWave, told the noise level by e [B, 32]."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.convolution = nn.Conv1d(width, 2 * width, 3, padding=1)
-        self.level = nn.Linear(32, 2 * width)
-        self.output = nn.Conv1d(width, width, 1)
-
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        gate, value = (self.convolution(x) + self.level(e)[..., None]).chunk(2, 1)
-        return x + self.output(torch.sigmoid(gate) * torch.tanh(value))
+#: Points that the decision starts from, unit power with both axes, and how many axes it takes at once.
+ALPHABETS = {
+    "bpsk": (1, [[1.0], [-1.0]]),
+    "qpsk": (1, [[math.sqrt(0.5)], [-math.sqrt(0.5)]]),
+    "8psk": (2, [[math.cos(math.pi * k / 4), math.sin(math.pi * k / 4)] for k in range(8)]),
+    "16qam": (1, [[level / math.sqrt(10)] for level in (-3, -1, 1, 3)]),
+}
 
 
 class PatchNet(nn.Module):
     """Posterior mean of x from r = x + sqrt(v) z: patches of one symbol as tokens, wide convolutions in and out.
 
-    tanh behind the first convolution: in Douglas-Rachford the input is far from signal plus white noise, and what
-    saturates tolerates it. width: channels. blocks: gated blocks. patch: samples of a token, the samples per symbol.
-    reach: tokens that the outer convolutions cover, odd, at least the pulse's span. v_min, v_max: range of the noise
-    variance per real channel that training covers.
+    The posterior mean of linear modulation is a linear map, a soft decision whose steepness follows the noise, and a
+    linear map back. The network has this shape, with complex weights and no biases: there is nothing in it that does
+    not saturate. In Douglas-Rachford the input is far from signal plus white noise, and what saturates tolerates it.
+    It must start with the pulse, see start(): from random weights it goes linear and stays there.
+
+    alphabet: a key of ALPHABETS, where the decision's points start; those of BPSK and QPSK stay. patch: samples of a
+    token, the samples per symbol; symbols lie at sample patch // 2. reach: tokens that the maps cover, odd, at least
+    the pulse's span. v_min, v_max: range of the noise variance per real channel that training covers. Raises ValueError
+    for values outside these ranges.
     """
 
-    def __init__(self, width: int = 32, blocks: int = 2, patch: int = 16, reach: int = 9, v_min: float = 1e-3,
+    def __init__(self, alphabet: str = "qpsk", patch: int = 16, reach: int = 9, v_min: float = 1e-3,
                  v_max: float = 5.0):
         super().__init__()
-        self.patch = patch
+        if alphabet not in ALPHABETS:
+            raise ValueError(f"alphabet '{alphabet}' is unknown; allowed are {', '.join(ALPHABETS)}")
+        if patch < 1 or reach < 1 or reach % 2 == 0 or not 0 < v_min < v_max:
+            raise ValueError(f"a PatchNet of patch {patch}, reach {reach}, v from {v_min} to {v_max} is impossible; "
+                             "patch and reach must be above zero, reach odd, and v_min above zero and below v_max")
+        self.patch, self.reach = patch, reach
         self.low, self.high = math.log(v_min), math.log(v_max)
+        self.real: bool = alphabet == "bpsk"
+        self.binary: bool = alphabet in ("bpsk", "qpsk")
+        self.axes: int = ALPHABETS[alphabet][0]
+        self.points = nn.Parameter(torch.tensor(ALPHABETS[alphabet][1]), requires_grad=not self.binary)  # [M, axes]
         self.embedding = nn.Linear(1, 32)
-        self.level = nn.Linear(32, width)
-        self.analysis = nn.Conv1d(2 * patch, width, reach, padding=reach // 2)
-        self.blocks = nn.ModuleList([GatedBlock(width) for _ in range(blocks)])
-        self.synthesis = nn.Conv1d(width, 2 * patch, reach, padding=reach // 2)
+        self.steepness = nn.Linear(32, 1)
+        nn.init.zeros_(self.steepness.weight)
+        nn.init.zeros_(self.steepness.bias)
+        scale = 1 / math.sqrt(patch * reach)
+        self.analysis = nn.Parameter(scale * torch.randn(1, 2 * patch, reach))  # complex: real parts, imaginary parts
+        self.synthesis = nn.Parameter(scale * torch.randn(2 * patch, 1, reach))
+
+    def start(self, waves: Tensor) -> None:
+        """Set both maps to the zero-phase pulse that the spectrum of waves [B, 2, N] of unit power shows."""
+        span = self.reach * self.patch
+        frames = torch.complex(waves[:, 0], waves[:, 1]).unfold(1, 4 * span, span)
+        taper = torch.hann_window(4 * span, device=waves.device)
+        density = torch.fft.fft(frames * taper).abs().square().mean((0, 1))
+        pulse = torch.fft.ifft(density.clamp(min=1e-3 * density.max()).sqrt())
+        pulse = pulse * math.sqrt(self.patch) / pulse.abs().square().sum().sqrt()
+        place = torch.arange(self.reach, device=waves.device) - self.reach // 2
+        sample = torch.arange(self.patch, device=waves.device)[:, None] - self.patch // 2
+        seen = pulse[sample + self.patch * place]  # [patch, reach]: what a symbol leaves in the tokens around it
+        sent = pulse[sample - self.patch * place]
+        with torch.no_grad():
+            self.analysis[0] = torch.cat([seen.real, seen.imag]) / self.patch
+            self.synthesis[:, 0] = torch.cat([sent.real, sent.imag])
+
+    def decide(self, u: Tensor, steepness: Tensor) -> Tensor:
+        """Soft decisions on symbols u [B, 2, n] in noise of variance 1 / steepness [B] per axis."""
+        if self.binary:
+            level = self.points[0, 0]
+            mean = level * torch.tanh(level * u * steepness[:, None, None])
+            if self.real:
+                mean = torch.cat([mean[:, :1], torch.zeros_like(mean[:, :1])], 1)
+            return mean
+        groups = u.view(u.size(0), -1, self.axes, u.size(2)).transpose(2, 3)  # [B, 2 / axes, n, axes]
+        score = torch.matmul(groups, self.points.t()) - 0.5 * self.points.square().sum(1)
+        weight = torch.softmax(score * steepness[:, None, None, None], -1)
+        return torch.matmul(weight, self.points).transpose(2, 3).reshape(u.shape)
 
     def forward(self, r: Tensor, v: Tensor) -> Tensor:
         """r: [B, 2, N], N a multiple of patch. v: [B], clamped to the trained range. Returns [B, 2, N]."""
         batch, samples = r.size(0), r.size(2)
         level = torch.log(v).clamp(self.low, self.high)
         e = nn.functional.silu(self.embedding(0.5 * level[:, None]))
-        # Keeps the input's scale near one at high noise.
-        scale = torch.rsqrt(1 + v)[:, None, None]
-        tokens = (r * scale).reshape(batch, 2, -1, self.patch).transpose(2, 3).reshape(batch, 2 * self.patch, -1)
-        h = torch.tanh(self.analysis(tokens) + self.level(e)[..., None])
-        for block in self.blocks:
-            h = block(h, e)
-        tokens = self.synthesis(h).reshape(batch, 2, self.patch, -1)
-        return tokens.transpose(2, 3).reshape(batch, 2, samples)
-
-
-class PatchPrior(nn.Module):
-    """A PatchNet behind the engine's interface: x = sqrt(abar) s + sqrt(1 - abar) z, answers E[s | x]."""
-
-    def __init__(self, network: PatchNet):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
-        """x: [B, 2, N]. alpha_bar: [B] in (0, 1). side: not used, width 0. Returns [B, 2, N]."""
-        return self.network(x / alpha_bar.sqrt()[:, None, None], (1 - alpha_bar) / alpha_bar)
+        # The matched filter gathers a patch's samples: its noise is v / patch.
+        steepness = torch.exp(self.steepness(e))[:, 0] / (torch.exp(level) / self.patch + 1e-3)
+        tokens = r.reshape(batch, 2, -1, self.patch).transpose(2, 3).reshape(batch, 2 * self.patch, -1)
+        turned = torch.cat([-self.analysis[:, self.patch:], self.analysis[:, :self.patch]], 1)
+        weight = torch.cat([self.analysis, turned])
+        # Symbols outside the window reach into it: they have tokens too.
+        u = nn.functional.conv1d(tokens, weight, padding=2 * (self.reach // 2))
+        turned = torch.cat([-self.synthesis[self.patch:], self.synthesis[:self.patch]])
+        tokens = nn.functional.conv1d(self.decide(u, steepness), torch.cat([self.synthesis, turned], 1))
+        return tokens.reshape(batch, 2, self.patch, -1).transpose(2, 3).reshape(batch, 2, samples)

@@ -4,8 +4,10 @@
 
     python training/train.py training/configs/rrc-qpsk.yaml --minutes 6 --output prior.pt
 
-Keeps a checkpoint and the loss curve (PNG, TensorBoard) in runs/<name>; --resume goes on from there, on this machine or
-another. Time-limited: the learning rate is annealed over the minutes asked for. Exit status 2: bad input.
+Keeps a checkpoint and the curves (PNG, TensorBoard) in runs/<name>; --resume goes on from there, on this machine or
+another. The learning rate is annealed over the minutes, or over `steps` where the configuration or --steps gives them:
+then a run that was interrupted repeats the uninterrupted one exactly. Ctrl-C saves and stops. Exit status: 0 done,
+2 bad input, 3 stopped before the end (no prior is written).
 """
 
 import argparse
@@ -18,66 +20,160 @@ from pathlib import Path
 
 import torch
 import yaml
-from data import LinearModulation, coloured_residue
-from export import power_spectrum, write_prior
-from patchnet import PatchNet, PatchPrior
-from torch.utils.tensorboard import SummaryWriter
+from export import PSD_BINS, power_spectrum, write_prior
+from models import make_model
+from torch import Tensor, nn
 from tqdm import tqdm
 
 SAVE_EVERY = 30  # seconds
+VALIDATE_EVERY = 0.02  # of the run
+VALIDATION_LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 2.5)  # v
+#: What a configuration's `training` may say, with defaults; see training/README.md. None: not used.
+TRAINING = {"minutes": None, "steps": None, "batch": 32, "rate": 2e-3, "warmup": 100, "optimizer": "adamw",
+            "weight_decay": 1e-4, "schedule": "cosine", "ema": 0.999, "precision": "fp32", "weighting": "clamped",
+            "seed": 1, "residue": None, "log_every": 50}
+CHOICES = {"optimizer": ("adam", "adamw"), "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16"),
+           "weighting": ("clamped", "noise")}
+
+
+def checked(config: dict) -> dict:
+    """The configuration with all defaults. Raises ValueError for entries that are missing, unknown or out of range."""
+    if not isinstance(config, dict) or not {"name", "licence", "data", "network", "training"} <= set(config):
+        raise ValueError("a configuration needs the entries name, licence, data, network and training")
+    unknown = sorted(set(config) - {"name", "licence", "data", "network", "training"})
+    if unknown:
+        raise ValueError(f"a configuration takes no '{unknown[0]}'")
+    if not all(isinstance(config[key], dict) for key in ("data", "network", "training")):
+        raise ValueError("data, network and training must be mappings of parameters")
+    unknown = sorted(set(config["training"]) - set(TRAINING))
+    if unknown:
+        raise ValueError(f"training takes no '{unknown[0]}'; allowed are {', '.join(TRAINING)}")
+    training = TRAINING | config["training"]
+    for key, allowed in CHOICES.items():
+        if training[key] not in allowed:
+            raise ValueError(f"training has {key} '{training[key]}'; allowed are {' and '.join(allowed)}")
+    for key in ("minutes", "steps", "batch", "rate", "warmup", "log_every"):
+        value = training[key]
+        if value is None and key in ("minutes", "steps"):
+            continue
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise ValueError(f"training has {key} {value}; it must be a number above zero")
+    if training["minutes"] is None and training["steps"] is None:
+        raise ValueError("training needs minutes or steps")
+    return config | {"training": training}
 
 
 class Run:
-    """All that training changes, in one place to save and to restore."""
+    """All that training changes, in one place to save and to restore. Raises ValueError for a bad configuration."""
 
     def __init__(self, config: dict, device: str):
-        train = config["training"]
-        self.config, self.device = config, device
+        from data import coloured_residue, make_source, validation_set  # Sionna, which takes seconds to import
+        self.config, self.device = checked(config), device
+        train = self.config["training"]
+        self.residue = coloured_residue
         self.generator = torch.Generator(device).manual_seed(train["seed"])
         torch.manual_seed(train["seed"])
-        self.source = LinearModulation(**config["data"], device=device)
-        self.network = PatchNet(**config["network"]).to(device)
+        self.source = make_source(self.config["data"], device)
+        if self.source.window < PSD_BINS:
+            raise ValueError(f"the window has {self.source.window} samples; the card's spectrum needs {PSD_BINS}")
+        self.model = make_model(self.config["network"]).to(device)
+        self.model.start(self.source(256, torch.Generator(device).manual_seed(train["seed"])))
         self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(train["ema"]))
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=train["rate"], weight_decay=1e-4)
-        self.step, self.seconds, self.losses = 0, 0.0, []
+            self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(train["ema"])) if train["ema"] else None
+        kind = torch.optim.AdamW if train["optimizer"] == "adamw" else torch.optim.Adam
+        decay = {"weight_decay": train["weight_decay"]} if train["optimizer"] == "adamw" else {}
+        self.optimizer = kind(self.model.parameters(), lr=train["rate"], **decay)
+        self.step, self.seconds, self.recent = 0, 0.0, []
+        self.losses, self.validation = [], []
+        self.held_out = validation_set(self.config["data"], 8 * len(VALIDATION_LEVELS), seed=0).to(device)
+
+    @property
+    def best(self) -> nn.Module:
+        """The averaged model, or the model itself where no average is kept."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, by steps where the configuration has them, else by time."""
+        train = self.config["training"]
+        return self.step / train["steps"] if train["steps"] else self.seconds / (60 * train["minutes"])
+
+    def autocast(self) -> torch.autocast:
+        """Computes in the precision that the configuration asks for."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16,
+                              enabled=self.config["training"]["precision"] == "bf16")
 
     def state(self) -> dict:
-        return {"config": self.config, "network": self.network.state_dict(), "average": self.average.state_dict(),
+        return {"config": self.config, "model": self.model.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
                 "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(), "step": self.step,
-                "seconds": self.seconds, "losses": self.losses}
+                "seconds": self.seconds, "losses": self.losses, "validation": self.validation,
+                "recent": [loss.item() for loss in self.recent], "device": torch.device(self.device).type}
 
     def restore(self, state: dict) -> None:
-        for name in ("network", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu())
-        self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        """Go on from a state. Raises ValueError where it belongs to another network or other data."""
+        for part in ("network", "data"):
+            if state["config"][part] != self.config[part]:
+                raise ValueError(f"it was made with another {part} than this configuration")
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"] or {"n_averaged": torch.tensor(0),
+                                                              **{f"module.{k}": p for k, p in state["model"].items()}})
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.losses, self.validation = state["losses"], state["validation"]
+        self.recent = [torch.tensor(loss, device=self.device) for loss in state["recent"]]
+        if state["device"] == torch.device(self.device).type:
+            self.generator.set_state(state["generator"].cpu())
+        else:  # the two kinds of generator share no state
+            self.generator.manual_seed(self.config["training"]["seed"] + self.step)
+            print(f"the checkpoint is from {state['device']}: fresh random numbers from here on", file=sys.stderr)
 
-    def advance(self, progress: float) -> float:
-        """One step at a fraction 0 .. 1 of the run; returns the loss."""
-        train, network = self.config["training"], self.config["network"]
-        for group in self.optimizer.param_groups:
-            warm = min(1.0, (self.step + 1) / 100)
-            group["lr"] = train["rate"] * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * progress)))
-        batch, window = train["batch"], self.config["data"]["window"]
+    def loss(self) -> Tensor:
+        """Weighted mean squared error of one fresh batch."""
+        train, batch = self.config["training"], self.config["training"]["batch"]
         x = self.source(batch, self.generator)
-        low, high = math.log(network["v_min"]), math.log(network["v_max"])
-        v = (low + (high - low) * torch.rand(batch, generator=self.generator, device=self.device)).exp()
+        v = self.model.levels(batch, self.generator)
         noise = torch.randn(x.shape, generator=self.generator, device=self.device)
         r = x + v.sqrt()[:, None, None] * noise
-        residue, disturbance = train.get("residue"), v
-        if residue and progress >= residue["from"]:
-            hidden = coloured_residue(batch, window, self.generator, residue["power"], self.device)
+        residue, disturbance = train["residue"], v
+        if residue and self.progress >= residue["from"]:
+            hidden = self.residue(batch, x.size(2), self.generator, residue["power"], self.device)
             r, disturbance = r + hidden, v + hidden.square().mean((1, 2))
-        # A small disturbance leaves a small error: its inverse evens the windows out; above 1 they are even.
-        loss = ((self.network(r, v) - x).square().mean((1, 2)) / disturbance.clamp(max=1.0)).mean()
+        # A small disturbance leaves a small error: its inverse evens the windows out. That weight at every level is the
+        # loss of the noise, as in the paper; "clamped" gives the levels above v = 1 the same weight.
+        weight = 1 / (disturbance.clamp(max=1.0) if train["weighting"] == "clamped" else disturbance)
+        with self.autocast():
+            estimate = self.model.estimate(r, v)
+        return ((estimate.float() - x).square().mean((1, 2)) * weight).mean()
+
+    def advance(self) -> None:
+        """One step of the optimiser."""
+        train = self.config["training"]
+        anneal = max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
+        rate = train["rate"] * min(1.0, (self.step + 1) / train["warmup"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (anneal if train["schedule"] == "cosine" else 1.0)
+        loss = self.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.average.update_parameters(self.network)
+        if self.average:
+            self.average.update_parameters(self.model)
         self.step += 1
-        return loss.item()
+        self.recent.append(loss.detach())
+
+    @torch.no_grad()
+    def validate(self) -> list[float]:
+        """Mean |error|^2 of the averaged model at VALIDATION_LEVELS, each on its own share of the held-out windows."""
+        generator = torch.Generator(self.device).manual_seed(1)
+        noise = torch.randn(self.held_out.shape, generator=generator, device=self.device)
+        v = torch.tensor(VALIDATION_LEVELS, device=self.device).repeat(len(self.held_out) // len(VALIDATION_LEVELS))
+        with self.autocast():
+            estimate = self.best.estimate(self.held_out + v.sqrt()[:, None, None] * noise, v)
+        error = (estimate.float() - self.held_out).square().sum(1).mean(1)
+        return error.reshape(-1, len(VALIDATION_LEVELS)).mean(0).tolist()
 
 
 def save(run: Run, path: Path) -> None:
@@ -90,102 +186,148 @@ def save(run: Run, path: Path) -> None:
 
 
 def resume(run: Run, path: Path) -> None:
-    """Restore the newest checkpoint that is whole. Raises ValueError when there is none."""
+    """Restore the newest checkpoint that is whole. Raises ValueError when there is none, or of another network."""
     for candidate in (path, path.with_suffix(".previous")):
         try:
-            run.restore(torch.load(candidate, map_location=run.device, weights_only=True))
-            print(f"going on from {candidate}: step {run.step}, {run.seconds / 60:.1f} minutes", file=sys.stderr)
-            return
+            state = torch.load(candidate, map_location=run.device, weights_only=True)
+        except FileNotFoundError:
+            continue
         except Exception as error:  # a corrupt file fails in many ways
-            print(f"the checkpoint {candidate} cannot be used: {type(error).__name__}", file=sys.stderr)
+            print(f"the checkpoint {candidate} is broken ({type(error).__name__}); trying the one before",
+                  file=sys.stderr)
+            continue
+        try:
+            run.restore(state)
+        except (KeyError, RuntimeError, TypeError):
+            raise ValueError(f"the checkpoint {candidate} is from another version of train.py") from None
+        except ValueError as error:
+            raise ValueError(f"the checkpoint {candidate} does not fit: {error}") from None
+        print(f"going on from {candidate}: step {run.step}, {run.seconds / 60:.1f} minutes", file=sys.stderr)
+        return
     raise ValueError(f"nothing to resume: no usable checkpoint at {path}")
 
 
-def curve(losses: list, path: Path) -> None:
+def curves(run: Run, path: Path) -> None:
+    """Loss and held-out errors against the step, as a PNG."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    figure, axis = plt.subplots(layout="constrained")
-    axis.semilogy([step for step, _ in losses], [loss for _, loss in losses])
-    axis.set(xlabel="step", ylabel="loss (weighted mean squared error)")
-    axis.grid(alpha=0.3)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.semilogy(*zip(*run.losses, strict=True))
+    left.set(xlabel="step", ylabel="loss (weighted mean squared error)")
+    for number, level in enumerate(VALIDATION_LEVELS):
+        right.semilogy([s for s, _ in run.validation], [e[number] for _, e in run.validation], label=f"v = {level}")
+    right.set(xlabel="step", ylabel="held-out error, mean |x̂ - x|²")
+    right.legend(fontsize="small")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
     figure.savefig(path)
     plt.close(figure)
 
 
-def train(run: Run, minutes: float, folder: Path) -> None:
-    """Train until `minutes` in all are used; Ctrl-C saves and stops."""
-    checkpoint, writer = folder / "checkpoint.pt", SummaryWriter(folder)
-    recent, began, before, saved = [], time.monotonic(), run.seconds, time.monotonic()
-    bar = tqdm(total=round(minutes * 60), initial=round(run.seconds), unit="s", disable=not sys.stderr.isatty())
-    with bar, contextlib.suppress(KeyboardInterrupt):
-        while run.seconds < minutes * 60:
-            recent.append(run.advance(run.seconds / (minutes * 60)))
+def tensorboard(folder: Path):
+    """A writer of TensorBoard files, or None, said on stderr, where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("tensorboard is not installed: the curves go to curves.png only", file=sys.stderr)
+        return None
+    return SummaryWriter(folder)
+
+
+def train(run: Run, folder: Path) -> bool:
+    """Train to the end of the run; True when it got there, False when Ctrl-C stopped it. Both leave a checkpoint.
+
+    Raises ValueError, before it saves, where the loss is not finite.
+    """
+    checkpoint, writer = folder / "checkpoint.pt", tensorboard(folder)
+    train = run.config["training"]
+    total = train["steps"] or round(60 * train["minutes"])
+    before, began, saved = run.seconds, time.monotonic(), time.monotonic()
+    done = False
+    with tqdm(total=total, unit="step" if train["steps"] else "s", disable=not sys.stderr.isatty()) as bar, \
+            contextlib.suppress(KeyboardInterrupt):
+        while run.progress < 1:
+            run.advance()
             run.seconds = before + time.monotonic() - began
-            if len(recent) == 200:
-                mean = sum(recent) / len(recent)
-                recent.clear()
+            if len(run.recent) == train["log_every"]:
+                mean = float(torch.stack(run.recent).mean())
+                run.recent.clear()
                 if not math.isfinite(mean):
-                    raise ValueError(f"the loss is {mean} at step {run.step}: lower the rate")
+                    raise ValueError(f"the loss is {mean} at step {run.step}; lower the rate")
                 run.losses.append((run.step, mean))
-                writer.add_scalar("loss", mean, run.step)
-                bar.n = round(run.seconds)
+                if writer:
+                    writer.add_scalar("loss", mean, run.step)
+                bar.n = min(total, run.step if train["steps"] else round(run.seconds))
                 bar.set_postfix(loss=f"{mean:.5f}")
+            if run.progress >= VALIDATE_EVERY * (len(run.validation) + 1):
+                run.validation.append((run.step, run.validate()))
+                for level, error in zip(VALIDATION_LEVELS, run.validation[-1][1], strict=True):
+                    if writer:
+                        writer.add_scalar(f"held-out error/v {level}", error, run.step)
             if time.monotonic() - saved > SAVE_EVERY:
                 save(run, checkpoint)
                 saved = time.monotonic()
+        done = True
     save(run, checkpoint)
-    writer.close()
+    if writer:
+        writer.close()
     if run.losses:
-        curve(run.losses, folder / "loss.png")
+        curves(run, folder / "curves.png")
+    return done
 
 
-def write(run: Run, path: Path) -> None:
-    """Export the averaged network with its card."""
-    data, config = run.config["data"], run.config
-    module = PatchPrior(run.average.module.cpu().eval())
-    spectrum_source = LinearModulation(**data)
-    waves = spectrum_source(512, torch.Generator().manual_seed(0))
-    psd = power_spectrum(torch.complex(waves[:, 0], waves[:, 1]).numpy())
-    edge = (1 + data["rolloff"]) / (2 * data["sps"])
-    write_prior(module, {
-        "format": 1, "name": config["name"], "kind": "patchnet", "window": data["window"], "predicts": "signal",
-        "side": [], "band": [-edge, edge], "samples_per_symbol": data["sps"],
-        "modulation": {"constellation": data["constellation"], "samples_per_symbol": data["sps"],
-                       "rolloff": data["rolloff"], "span": data["span"], "first": data["sps"] // 2},
-        "alpha_bar": [1 / (1 + config["network"]["v_max"]), 1 / (1 + config["network"]["v_min"])], "psd": psd,
-        "training": f"train.py {config['name']}.yaml: {run.step} steps of {config['training']['batch']} windows, "
-                    f"{run.seconds / 60:.1f} minutes, data by Sionna",
-        "licence": config["licence"], "version": "1"}, path)
+def write(run: Run, path: Path, half: bool = False) -> dict:
+    """Export the averaged network with its card, which is returned. half: fp16 weights, for a DiffWave."""
+    config, train, source = run.config, run.config["training"], run.source.card()
+    device = torch.device(run.device).type
+    waves = run.held_out.cpu()
+    card = {"format": 1, "name": config["name"], "kind": config["network"].get("kind", "patchnet"), "side": [],
+            "psd": power_spectrum(torch.complex(waves[:, 0], waves[:, 1]).numpy()), **source, **run.best.card(),
+            "training": f"train.py {config['name']}.yaml: {run.step} steps of {train['batch']} windows, "
+                        f"{run.seconds / 60:.1f} minutes on a {device.upper()}, {train['precision']}; "
+                        f"{source['training']}",
+            "licence": config["licence"], "version": "1"}
+    write_prior(run.best.module(half), card, path)
+    return card
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--minutes", type=float, help="in all, resumed time included (default: the file's)")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--steps", type=int, help="in all, resumed ones included (default: the file's)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints (default: runs)")
     parser.add_argument("--output", type=Path, help="write the prior here at the end")
+    parser.add_argument("--half", action="store_true", help="store a DiffWave's weights as fp16")
     args = parser.parse_args(argv)
     try:
         if args.threads:
             torch.set_num_threads(args.threads)
         config = yaml.safe_load(args.config.read_text())
+        if isinstance(config, dict) and isinstance(config.get("training"), dict):
+            if args.minutes is not None:  # what is asked for here decides, whatever the file says
+                config["training"] |= {"minutes": args.minutes, "steps": None}
+            if args.steps is not None:
+                config["training"]["steps"] = args.steps
         run = Run(config, args.device)
-        minutes = args.minutes or config["training"]["minutes"]
         folder = args.runs / config["name"]
         folder.mkdir(parents=True, exist_ok=True)
         if args.resume:
             resume(run, folder / "checkpoint.pt")
-        train(run, minutes, folder)
+        done = train(run, folder)
         loss = run.losses[-1][1] if run.losses else math.nan
         print(f"{run.step} steps, {run.seconds / 60:.1f} minutes, loss {loss:.5f}", file=sys.stderr)
+        if not done:
+            print(f"stopped; go on with --resume ({folder})", file=sys.stderr)
+            return 3
         if args.output:
-            write(run, args.output)
-    except (ValueError, KeyError, TypeError, OSError, yaml.YAMLError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+            write(run, args.output, args.half)
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, yaml.YAMLError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

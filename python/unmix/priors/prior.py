@@ -4,6 +4,7 @@
 import io
 import json
 import math
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -35,6 +36,8 @@ class Prior:
         """
         self._data = data
         self._engines: dict[str, unmix_python.Prior] = {}
+        self._scripted: Optional[torch.jit.ScriptModule] = None
+        self._lock = threading.Lock()
         self.origin = origin
         self.module = module
         try:
@@ -108,7 +111,27 @@ class Prior:
                 windows.shape[1] >= 2 * self.module.length - 1):  # else no complete symbol is certain to be there
             from ..estimators import ofdm_start_and_phase
             return ofdm_start_and_phase(windows, self.module, [o.band for o in others if o.band is not None])
+        if self.info["synchronise"]:
+            return self._synchronise(windows, [o.band for o in others if o.band is not None])
         return None  # the prior marginalises in every call
+
+    def _synchronise(self, windows: np.ndarray, bands: Sequence[tuple[float, float]]) -> np.ndarray:
+        """Side information from the module's own method synchronise(y [B, 2, N], occupied [J, 2]) -> [B, P]."""
+        least = 2 * self.info["frame"] - 1
+        if windows.shape[1] < least:
+            raise PriorError(f"the prior {self.name} needs windows of at least {least} samples, not {windows.shape[1]}")
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in to_bytes
+            if self._scripted is None:
+                self._scripted = torch.jit.load(io.BytesIO(self._data))
+        occupied = torch.tensor(bands, dtype=torch.float32).reshape(-1, 2)
+        found = []
+        with torch.inference_mode():
+            for begin in range(0, len(windows), 64):  # bounded memory
+                chunk = windows[begin:begin + 64].astype(np.complex64)
+                planes = torch.from_numpy(np.stack([chunk.real, chunk.imag], 1))
+                found.append(self._scripted.synchronise(planes, occupied).numpy())
+        return np.concatenate(found)
 
 
 def from_module(module: torch.nn.Module, info: dict) -> Prior:
@@ -154,6 +177,11 @@ def _checked_info(text: str, origin: str) -> dict:
         raise PriorError(f"{origin} predicts '{info['predicts']}'; allowed are signal and noise")
     if not isinstance(info["side"], list):
         raise PriorError(f"the side information of {origin} must be a list of names")
+    info.setdefault("synchronise", False)
+    if type(info["synchronise"]) is not bool:
+        raise PriorError(f"synchronise of {origin} must be true or false")
+    if info["synchronise"] and (not info["side"] or type(info.get("frame")) is not int or info["frame"] < 2):
+        raise PriorError(f"{origin} synchronises itself, so it must name its side information and its frame's samples")
     for field, count in (("band", 2), ("psd", None)):
         value = info.get(field)
         if value is not None and not (isinstance(value, list) and value and all(map(_is_number, value))

@@ -102,20 +102,22 @@ class Separation:
     outcomes: np.ndarray
 
 
-def first_estimates(problem: Problem, remodulated: bool = True) -> np.ndarray:
+def first_estimates(problem: Problem) -> np.ndarray:
     """First estimates of the sources, complex64 [K, W, N].
 
-    The SOI: hard decisions behind the matched filter, modulated again (arXiv 2306.14411, section 5), or the mixture
-    where the SOI is no linear modulation. The others share what is left.
+    The SOI: hard decisions behind the matched filter, modulated again (arXiv 2306.14411, section 5), where it is a
+    linear modulation of known timing; the others share what is left. Else every source gets the mixture in proportion
+    to its gain: the linear estimate for signals of equal spectra.
     """
     sources, gains = len(problem.priors), problem.gains
     initial = np.zeros((sources, *problem.mixture.shape), dtype=np.complex64)
+    soi = problem.priors[0]
+    if soi.modulation is None or not soi.info["synchronised"]:
+        share = gains / np.sum(gains**2, axis=1, keepdims=True)
+        initial[:] = share.T[:, :, None] * problem.mixture
+        return initial
     scaled = problem.mixture / gains[:, :1]
-    modulation = problem.priors[0].modulation
-    if modulation is not None and remodulated:
-        initial[0] = remodulate(matched_filter(scaled, modulation), modulation, scaled.shape[1])
-    else:
-        initial[0] = scaled
+    initial[0] = remodulate(matched_filter(scaled, soi.modulation), soi.modulation, scaled.shape[1])
     rest = problem.mixture - gains[:, :1] * initial[0]
     for k in range(1, sources):
         initial[k] = rest / (gains[:, k:k + 1] * (sources - 1))
