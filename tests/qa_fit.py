@@ -13,12 +13,23 @@ from unittest import mock
 
 import numpy as np
 from gnuradio.unmix import demodulation, priors, separators, signals
+from gnuradio.unmix.captures import open_capture
 from gnuradio.unmix.priors import constellation as cons
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 import bursts  # noqa: E402
 import fit  # noqa: E402
 import frames  # noqa: E402
+
+EXCERPT = str(Path(__file__).resolve().parent.parent / "apps/samples/wifi_excerpt.sigmf-meta")
+
+
+def sigmf(name, samples, rate):
+    """Write a SigMF recording in the current folder."""
+    samples.astype(np.complex64).tofile(f"{name}.sigmf-data")
+    Path(f"{name}.sigmf-meta").write_text(json.dumps({
+        "global": {"core:datatype": "cf32_le", "core:sample_rate": rate, "core:version": "1.0.0"},
+        "captures": [{"core:sample_start": 0}], "annotations": []}))
 
 
 def recording(alphabet, samples, channel=(1.0,), snr_db=30, offset=0.0, seed=0):
@@ -88,8 +99,12 @@ def packets(rng, alphabet, count, symbols=14):
 class Bursts(unittest.TestCase):
     def test_learns_gains_and_finds_the_bursts_in_mixtures(self):
         rng = np.random.default_rng(6)
-        prior = bursts.learn([packets(rng, alphabet, 16)[0] for alphabet in ("bpsk", "qpsk", "16qam")],
-                             report=lambda _: None).requires_grad_(False)
+        found = bursts.learn([packets(rng, alphabet, 16)[0] for alphabet in ("bpsk", "qpsk", "16qam")])
+        for alphabet, counted in zip(("bpsk", "qpsk", "16qam"), found.packets, strict=True):
+            self.assertEqual(list(counted), [alphabet])
+            self.assertIn(counted[alphabet], (15, 16))  # the last one may lie behind the last whole window
+        self.assertLess(found.residual, 10**-2)
+        prior = found.prior.requires_grad_(False)
         self.assertAlmostEqual(prior.frequency, -1.77e-3, delta=1e-5)
         k = bursts.CARRIERS[~bursts.OUTER]
         size = np.hypot(*prior.mixing[16].numpy().T)[~bursts.OUTER]
@@ -123,8 +138,24 @@ class Bursts(unittest.TestCase):
             self.assertTrue(np.isfinite(found).all())
 
     def test_needs_bursts(self):
-        with self.assertRaisesRegex(ValueError, "no OFDM bursts"):
-            bursts.learn([signals.noise(np.random.default_rng(7), (20_000,), 1.0).astype(complex)])
+        rng = np.random.default_rng(7)
+        noise = signals.noise(rng, (20_000,), 1.0).astype(complex)
+        for other in (noise, signals.cp_ofdm(rng, 1, 20_000, "qpsk")[0][0], np.exp(0.1j * np.arange(20_000))):
+            with self.assertRaisesRegex(bursts.NoBursts, "no preambles"):
+                bursts.learn([other])
+        samples, begins = packets(rng, "qpsk", 12)
+        for begin in begins:  # nothing behind the preambles
+            samples[begin:begin + 1120] = noise[:1120]
+        with self.assertRaisesRegex(bursts.NoBursts, "12 preambles of 802.11 were found, but no bursts"):
+            bursts.learn([samples])
+
+    def test_idle_time_is_left_out(self):
+        samples, begins = packets(np.random.default_rng(9), "qpsk", 6)
+        parts = np.split(samples, begins[1:] - 320)
+        idle = signals.noise(np.random.default_rng(10), (6, 7000), 1e-3)
+        spaced = np.concatenate([piece for pair in zip(parts, idle, strict=True) for piece in pair])
+        self.assertLess(abs(len(bursts.active(spaced)) - len(samples) - 6 * 160), 6 * 64)
+        self.assertEqual(len(bursts.active(samples)), len(samples))
 
 
 class CommandLine(unittest.TestCase):
@@ -164,10 +195,37 @@ class CommandLine(unittest.TestCase):
         found = json.loads(Path("found.json").read_text())
         self.assertEqual((found["kind"], found["frames"]["cycle"]), ("frames", 80))
         self.assertLess(found["error"][1], 0.3 * found["error_gaussian"][1])
-        self.assertTrue(all(row["pnp-dr"] < 1e-3 for row in found["serving"]))
+        self.assertTrue(all(row["pnp-dr"] < 1e-3 for row in found["serving"] if row["sir_db"] >= -18))
+        self.assertLessEqual(found["serves_from_db"], -18)
+        self.assertIn("bursts: none. no preambles", out)
         prior = priors.load("ofdm_prior.pt")
         self.assertEqual((prior.name, prior.info["licence"], prior.info["frame"]), ("ofdm_prior", "CC0-1.0", 80))
         self.assertEqual(len(prior.info["psd"]), 256)
+
+    def test_wifi_packets(self):
+        samples = open_capture(EXCERPT).read(0, 40_000)
+        for name, part in (("a", samples[:20_000]), ("b", samples[20_000:])):
+            sigmf(name, part, 20e6)
+        with mock.patch.multiple(fit, SIRS=(-12,), PIECES_EACH=5, PIECES=10, LEVELS=fit.LEVELS[:4]):
+            status, out, err = self.run_fit("a.sigmf-meta", "b.sigmf-meta", "--json", "found.json", "--output",
+                                            "packets.pt")
+        self.assertEqual((status, err), (0, ""))
+        self.assertRegex(out, r"frames: none\.")
+        self.assertRegex(out, r"bursts: 802.11 .* packets \(\d+ bpsk\), \d+ preambles, carrier offset -35\d\d\d")
+        self.assertIn("kept: bursts", out)
+        found = json.loads(Path("found.json").read_text())
+        self.assertEqual((found["kind"], len(found["bursts"]["packets_each"])), ("bursts", 2))
+        self.assertLess(found["bursts"]["residual"], 10**-2)
+        self.assertLess(found["serving"][0]["pnp-dr"], 0.1 * found["serving"][0]["matched-filter"])
+        self.assertEqual([recording["serves_from_db"] for recording in found["recordings"]], [-12, -12])
+        self.assertEqual(priors.load("packets.pt").info["kind"], "ofdm-bursts")
+
+    def test_wifi_at_another_rate(self):
+        samples = open_capture(EXCERPT).read(0, 24_000)
+        np.repeat(samples, 2).tofile("fast.cf32")
+        self.refused("fast.cf32", "--kind", "bursts", "--samp-rate", "40M", words="recorded were 4e+07 samples/s")
+        samples[:6500].tofile("brief.cf32")
+        self.refused("brief.cf32", "--kind", "bursts", words="too short for bursts")
 
     def test_gaussian_recording(self):
         rng = np.random.default_rng(5)
@@ -175,6 +233,7 @@ class CommandLine(unittest.TestCase):
         status, out, err = self.run_fit("noise.cf32", "--output", "noise.pt")
         self.assertEqual(status, 0, err)
         self.assertIn("frames: none", out)
+        self.assertIn("bursts: none", out)
         self.assertEqual(priors.load("noise.pt").info["kind"], "gaussian")
         self.refused("noise.cf32", "--kind", "frames", words="no frames were found")
 
@@ -186,16 +245,24 @@ class CommandLine(unittest.TestCase):
         broken = samples.copy()
         broken[1234] = np.nan
         broken.tofile("nan.cf32")
-        samples.tofile("rate.sigmf-data")
-        Path("rate.sigmf-meta").write_text(json.dumps({
-            "global": {"core:datatype": "cf32_le", "core:sample_rate": 2e6, "core:version": "1.0.0"},
-            "captures": [{"core:sample_start": 0}], "annotations": []}))
+        sigmf("rate", samples, 2e6)
+        sigmf("other", samples, 4e6)
+        ends = samples.copy()
+        ends[3000:] = 0
+        ends.tofile("ends.cf32")
         self.refused("short.cf32", words="too short")
         self.refused("silent.cf32", words="same value")
         self.refused("nan.cf32", words="Sample 1234")
         self.refused("missing.cf32", words="no file")
         self.refused("rate.sigmf-meta", "--samp-rate", "1M", words="2e+06 samples/s")
+        self.refused("rate.sigmf-meta", "other.sigmf-meta", words="different sample rates, 2e+06 and 4e+06 samples/s")
+        self.refused("rate.sigmf-meta", "good.cf32", words="good.cf32 does not say its sample rate")
+        self.refused("good.cf32", "short.cf32", words="short.cf32 is too short")
+        self.refused("ends.cf32", words="the last 25 % of ends.cf32 are silent")
+        self.refused("good.cf32", "--kind", "bursts", words="too short for bursts")
+        self.refused("good.cf32", "--held-out", "1", words="--held-out must be")
         self.refused("good.cf32", "--minutes", "3", words="--kind diffwave")
+        self.refused("good.cf32", "--kind", "diffwave", "--json", "x.json", words="--json")
         self.refused("good.cf32", "--output", "nowhere/x.pt", words="does not exist")
         self.refused("good.cf32", "--seed", "-1", words="--seed")
         self.refused("good.cf32", "--kind", "diffwave", "--minutes", "0", words="above 0")
@@ -209,11 +276,20 @@ class CommandLine(unittest.TestCase):
 
     def test_clipping_is_said(self):
         samples = recording("qpsk", 30_000)
-        samples = np.clip(samples.real, -1, 1) + 1j * np.clip(samples.imag, -1, 1)
-        samples.astype(np.complex64).tofile("clipped.cf32")
-        status, _, err = self.run_fit("clipped.cf32", "--kind", "gaussian")
-        self.assertEqual(status, 0)
-        self.assertIn("clipped", err)
+        for name, limit in (("clipped", 1.0), ("touched", 1.9), ("clean", 100.0)):
+            clipped = np.clip(samples.real, -limit, limit) + 1j * np.clip(samples.imag, -limit, limit)
+            clipped.astype(np.complex64).tofile(f"{name}.cf32")
+        self.refused("clipped.cf32", words="clipped.cf32 is clipped: 29")
+        with mock.patch.multiple(fit, SIRS=(-12,), PIECES=10):
+            for name, words in (("touched", "touched.cf32 may be clipped"), ("clean", "")):
+                status, _, err = self.run_fit(f"{name}.cf32", "--kind", "gaussian")
+                self.assertEqual((status, err.count("warning")), (0, 1 if words else 0))
+                self.assertIn(words, err)
+
+    def test_real_recording_is_not_clipped(self):
+        recording("qpsk", 30_000).real.astype(np.complex64).tofile("real.cf32")
+        with mock.patch.multiple(fit, SIRS=(-12,), PIECES=10):
+            self.assertEqual(self.run_fit("real.cf32", "--kind", "gaussian")[::2], (0, ""))
 
 
 if __name__ == "__main__":

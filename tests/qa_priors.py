@@ -7,6 +7,7 @@ Everything here counts noise per real channel: x = sqrt(abar) s + sqrt(1 - abar)
 import io
 import itertools
 import json
+import math
 import tempfile
 import unittest
 from pathlib import Path
@@ -657,6 +658,23 @@ class WrongType(torch.nn.Module):
         return x.double()
 
 
+class Synchronises(torch.nn.Module):
+    """Answers side information of the width asked for, or raises for none."""
+
+    def __init__(self, width: int, value: float):
+        super().__init__()
+        self.width, self.value = width, value
+
+    def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
+        return x * side[:, :1, None]
+
+    @torch.jit.export
+    def synchronise(self, y: Tensor, occupied: Tensor) -> Tensor:
+        if self.width == 0:
+            raise ValueError("cannot synchronise this")
+        return torch.full([y.size(0), self.width], self.value)
+
+
 class Files(unittest.TestCase):
     info = {"format": 1, "name": "t", "kind": "test"}
 
@@ -733,6 +751,21 @@ class Files(unittest.TestCase):
                 prior.denoise(x, level, bad)
         with self.assertRaisesRegex(ValueError, "alpha_bar"):
             prior.denoise(x, np.ones(3, np.float32) / 2)
+
+    def test_a_prior_that_synchronises_itself_is_asked_once_and_checked(self):
+        info = self.info | {"side": ["start"], "synchronised": False, "synchronise": True, "frame": 4}
+        windows = np.ones((70, 8), np.complex64)
+        side = from_module(Synchronises(1, 0.5), info).side_information(windows, [])
+        np.testing.assert_array_equal(side, np.full((70, 1), 0.5, np.float32))
+        for module, words in ((Synchronises(2, 0.5), "side information of 1 values"), (WrongShape(), "no method"),
+                              (Synchronises(1, math.nan), "finite"), (Synchronises(0, 0.0), "cannot synchronise this")):
+            with self.assertRaisesRegex(PriorError, words):
+                from_module(module, info).side_information(windows, [])
+        with self.assertRaisesRegex(PriorError, "at least 7 samples, not 6"):
+            from_module(Synchronises(1, 0.5), info).side_information(windows[:, :6], [])
+        for wrong in ({"synchronise": 1}, {"frame": None}, {"frame": 1}, {"side": []}):
+            with self.assertRaisesRegex(PriorError, "synchronise"):
+                from_module(Synchronises(1, 0.5), info | wrong)
 
     def test_an_unknown_device_is_refused(self):
         with self.assertRaisesRegex(PriorError, "device 'abacus' is unknown; allowed are cpu and cuda"):

@@ -143,8 +143,8 @@ class Training(Folder):
         advance = train.Run.advance
 
         def stop(run):
-            if run.step == step:
-                raise KeyboardInterrupt
+            if run.step == step - 1:
+                signal.raise_signal(signal.SIGINT)  # this step is still finished
             advance(run)
 
         with mock.patch.object(train.Run, "advance", stop), mock.patch.object(train, "SAVE_EVERY", 0):

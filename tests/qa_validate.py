@@ -141,7 +141,7 @@ class Validate(Case):
         self.assertEqual([row["v"] for row in report["denoising"]], list(validate.LEVELS))
         self.assertEqual((len(report["paper_levels"]), len(report["loop"])), (49, 8))
         self.assertAlmostEqual(report["paper_levels"][0]["alpha_bar"], 1 - 1.218e-3, delta=1e-6)
-        self.assertEqual(report["cost"]["parameters"], 2 * 2 * 16 * 9 + 64 + 33 + 2)  # maps, level, alphabet
+        self.assertEqual(report["cost"]["parameters"], 2 * 2 * 16 * 9 + 2 + 2)  # maps, noise, alphabet
         self.assertAlmostEqual(report["cost"]["mflop"], 0.4, delta=0.1)
         self.assertGreater(report["cost"]["ratio"], 0)
         self.assertIn("| 2.57 |", out)

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Learn a prior of 802.11a/n bursts from recordings: the carriers' gains, the error within a symbol, the spectrum.
 
-    python training/bursts.py RECORDING... --output wifi.pt
-
-Told: FFT of 64, prefix of 16, carriers and pilots of the standard. Learned from the first 60 % of each recording:
-carrier offset, the 56 gains, the variance that they leave at each sample of a symbol. The recordings must come from one
-transmitter through one receiver and a static channel. Exit status 2: bad input.
+For fit.py --kind bursts. Told: FFT of 64, prefix of 16, carriers and pilots of the standard. Learned: carrier offset
+(up to half a carrier, 156 kHz at 20 MS/s), the 56 gains, the variance that they leave at each sample of a symbol. The
+recordings must come from one transmitter through one receiver and a static channel.
 """
 
-import argparse
+import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from export import write_prior
-from gnuradio.unmix.captures import CaptureError, open_capture
 from gnuradio.unmix.priors.bursts import ALPHABETS, BURSTS, FIELDS, PREAMBLE_FIELDS, PREAMBLES, OfdmBursts
 from gnuradio.unmix.priors.gaussian import spectrum
 
@@ -28,7 +22,26 @@ DATA = ~PILOTS & ~OUTER
 LONG = ("++--++-+-++++++--++-+-++++0+--++-+-+-----++--+-+-++++")
 SHORT = "+-+--+0--++++"
 WINDOW = 2560
-TRAINED = 0.6  # of each recording, its beginning
+SYMBOLS = 6  # of a burst, at least: shorter ones are not learned from
+HEARD = 4  # preambles without which nothing is tried
+
+
+class NoBursts(ValueError):
+    """The recordings are no 802.11 packets; the message says in one sentence why."""
+
+
+@dataclasses.dataclass
+class Learned:
+    """What learn() found. prior: of unit power. preambles: of 802.11a, that were learned from.
+
+    packets: alphabet's name to packets, of each recording; those of 6 symbols or more that the windows hold.
+    residual: median share of a burst's power that the decided points leave.
+    """
+
+    prior: OfdmBursts
+    preambles: int
+    packets: list[dict[str, int]]
+    residual: float
 
 
 def standard_preamble(gains: np.ndarray) -> np.ndarray:
@@ -43,10 +56,39 @@ def standard_preamble(gains: np.ndarray) -> np.ndarray:
     return np.concatenate([turns @ (short[active] * gains), np.roll(turns, 32, 0)[n] @ (long[active] * gains)])
 
 
-def windows(samples: np.ndarray) -> np.ndarray:
-    """Windows of WINDOW samples, overlapping by half: [W, WINDOW]."""
+def windows(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of WINDOW samples, overlapping by half, idle ones left out: [W, WINDOW], and where they begin, [W]."""
     starts = np.arange(0, len(samples) - WINDOW + 1, WINDOW // 2)
-    return samples[starts[:, None] + np.arange(WINDOW)]
+    cut = samples[starts[:, None] + np.arange(WINDOW)]
+    loud = np.mean(np.abs(cut)**2, 1) > 0.1 * np.mean(np.abs(samples)**2)
+    return cut[loud], starts[loud]
+
+
+def active(samples: np.ndarray) -> np.ndarray:
+    """Samples without idle time: stretches of 320 or more, 10 dB below the packets, leave 160 of their own."""
+    power = np.abs(samples)**2
+    level = np.sum(power**2) / np.sum(power) / 2  # of packets, whose samples are near Gaussian
+    total = np.concatenate([[0], np.cumsum(power)])
+    idle = np.zeros(len(samples), dtype=bool)
+    idle[32:-31] = total[64:] - total[:-64] < 0.1 * 64 * level
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], idle, [0]])))
+    keep = np.ones(len(samples), dtype=bool)
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - begin >= 320:
+            keep[begin + 80:end - 80] = False
+    return samples[keep]
+
+
+def heard(samples: np.ndarray) -> int:
+    """How many short training fields there are: places where the samples repeat themselves every 16 for 144."""
+    power = np.abs(samples)**2
+    total = np.concatenate([[0], np.cumsum(samples[:-16] * samples[16:].conj())])
+    energy = np.concatenate([[0], np.cumsum((power[:-16] + power[16:]) / 2)])
+    match, energy = np.abs(total[128:] - total[:-128]), energy[128:] - energy[:-128]
+    high = (match > 0.8 * energy) & (energy > 12.8 * power.mean())
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], high, [0]])))
+    runs = edges[1::2] - edges[::2]
+    return int(np.sum((runs >= 4) & (runs <= 160)))  # a tone repeats itself for longer
 
 
 def symbols(prior: OfdmBursts, cut: np.ndarray, side: np.ndarray):
@@ -62,7 +104,7 @@ def symbols(prior: OfdmBursts, cut: np.ndarray, side: np.ndarray):
     for wave, row in zip(cut, rows, strict=True):
         for burst in row:
             begin, end, delay, phase, frequency, level, alphabet, _ = burst
-            if end - begin < 6 * prior.length:
+            if end - begin < SYMBOLS * prior.length or not level > 0:
                 continue
             turned = wave / level * np.exp(-1j * (phase + 2 * np.pi * (prior.frequency + frequency) * n))
             frames = turned[int(begin):int(end)].reshape(-1, prior.length)
@@ -81,10 +123,23 @@ def synchronised(prior: OfdmBursts, cut: np.ndarray) -> np.ndarray:
         return torch.cat([prior.synchronise(part, torch.zeros(0, 2)) for part in planes.split(64)]).numpy()
 
 
-def learn(recordings: list[np.ndarray], sweeps: int = 5, report=print) -> OfdmBursts:
-    """The prior of recordings (complex [n] each). Raises ValueError where no bursts are found."""
-    parts = [r / np.sqrt(np.mean(np.abs(r)**2)) for r in recordings]
-    cut = np.concatenate([windows(p) for p in parts])
+def learn(recordings: list[np.ndarray], most: int | None = None, sweeps: int = 5) -> Learned:
+    """The prior of recordings (complex [n] each), at most `most` samples of each. Raises NoBursts where there are none.
+
+    Idle time does not count.
+    """
+    parts = [active(r)[:most] for r in recordings]
+    parts = [r / np.sqrt(np.mean(np.abs(r)**2)) for r in parts]
+    count = sum(map(heard, parts))
+    if count < HEARD:
+        raise NoBursts(f"{count or 'no'} preambles of 802.11 were found, which repeat themselves every 16 samples at "
+                       f"20 MS/s; at least {HEARD} are needed")
+    pieces = [windows(p) for p in parts]
+    if not any(len(starts) for _, starts in pieces):
+        raise NoBursts(f"the recordings hold less than {WINDOW} samples between idle times")
+    which = np.repeat(np.arange(len(parts)), [len(starts) for _, starts in pieces])
+    places = np.concatenate([starts for _, starts in pieces])
+    cut = np.concatenate([piece for piece, _ in pieces])
     cut = cut / np.sqrt(np.mean(np.abs(cut)**2, 1, keepdims=True))
     frequency = float(np.angle(sum(np.vdot(p[:-64], p[64:]) for p in parts)) / (2 * np.pi * 64))
     density = spectrum(np.concatenate(parts))
@@ -94,6 +149,8 @@ def learn(recordings: list[np.ndarray], sweeps: int = 5, report=print) -> OfdmBu
     error = np.full(80, 2e-3)
     error[[0, 1, 78, 79]] = 0.025
     for sweep in range(sweeps):
+        if not np.all(np.isfinite(gains)):
+            raise NoBursts(f"{count} preambles of 802.11 were found, but the bursts' gains did not converge")
         gains = gains / np.sqrt(np.sum(np.abs(gains)**2))
         prior = OfdmBursts(gains, CARRIERS, PILOTS, OUTER, error, density, standard_preamble(gains), np.full(320, 5e-3),
                            frequency)
@@ -101,7 +158,8 @@ def learn(recordings: list[np.ndarray], sweeps: int = 5, report=print) -> OfdmBu
         offsets = side[:, :BURSTS * len(FIELDS)].reshape(-1, len(FIELDS))
         found = list(symbols(prior, cut, side))
         if not found:
-            raise ValueError("no OFDM bursts of 64 carriers with a prefix of 16 were found")
+            raise NoBursts(f"{count} preambles of 802.11 were found, but no bursts of {SYMBOLS} or more OFDM symbols "
+                           "of 64 carriers with a prefix of 16")
         if sweep == 0:  # gains' phases: fourth power, whose phase is smooth over the carriers
             moment = np.zeros(len(CARRIERS), dtype=complex)
             for _, points, _, _, _ in found:
@@ -127,24 +185,36 @@ def learn(recordings: list[np.ndarray], sweeps: int = 5, report=print) -> OfdmBu
                 for (frames, _, decided, delay, _), good in zip(found, clean, strict=True) if good]
         gap = np.concatenate(gaps)
         error = np.maximum(gap[gap.mean(1) < 4 * np.median(gap.mean(1))].mean(0) / 2, 1e-5)
-        kinds = np.bincount([a for *_, a in found], minlength=4)
-        named = ", ".join(f"{count} {name}" for name, count in zip(ALPHABETS, kinds, strict=True))
-        report(f"sweep {sweep}: {len(found)} bursts ({named}), "
-               f"left {10 * np.log10(np.median(left)):.1f} dB, offset {frequency:.3e}")
     gains = gains / np.sqrt(np.sum(np.abs(gains)**2))
     preamble, spread = standard_preamble(gains), np.full(320, 5e-3)
     for _ in range(3):
         prior = OfdmBursts(gains, CARRIERS, PILOTS, OUTER, error, density, preamble, spread, frequency)
-        seen = aligned_preambles(prior, cut, synchronised(prior, cut))
+        side = synchronised(prior, cut)
+        seen = aligned_preambles(prior, cut, side)
         if len(seen) < 8:
-            raise ValueError(f"only {len(seen)} preambles of 802.11a were found, too few to learn from")
+            raise NoBursts(f"only {len(seen)} whole preambles of 802.11a were found, too few to learn from")
         preamble = seen.mean(0)
         gap = np.mean(np.abs(seen - preamble)**2, 1)
         good = seen[gap < 3 * np.median(gap)]
         preamble, spread = good.mean(0), np.maximum(np.mean(np.abs(good - good.mean(0))**2, 0) / 2, 1e-5)
-        report(f"{len(good)} of {len(seen)} preambles, left "
-               f"{10 * np.log10(2 * spread.mean() / np.mean(np.abs(preamble)**2)):.1f} dB")
-    return OfdmBursts(gains, CARRIERS, PILOTS, OUTER, error, density, preamble, spread, frequency)
+    prior = OfdmBursts(gains, CARRIERS, PILOTS, OUTER, error, density, preamble, spread, frequency)
+    counted = [packets(side[which == i], places[which == i], prior.length) for i in range(len(parts))]
+    return Learned(prior, len(good), counted, float(np.median(left)))
+
+
+def packets(side: np.ndarray, starts: np.ndarray, length: int) -> dict[str, int]:
+    """Packets by alphabet in a recording whose windows begin at `starts` [W] and hold the bursts `side` [W, P]."""
+    rows = side[:, :BURSTS * len(FIELDS)].reshape(len(side), BURSTS, len(FIELDS)).astype(float)
+    begin, end = starts[:, None] + rows[..., 0], starts[:, None] + rows[..., 1]
+    used = end - begin >= SYMBOLS * length
+    runs = []  # end, samples of each alphabet; bursts that touch are parts of one packet
+    for first, last, kind in sorted(zip(begin[used], end[used], rows[..., 6][used], strict=True)):
+        if not runs or first > runs[-1][0] + length:
+            runs.append([last, np.zeros(len(ALPHABETS))])
+        runs[-1][0] = max(runs[-1][0], last)
+        runs[-1][1][int(kind)] += last - first
+    kinds = [ALPHABETS[int(samples.argmax())] for _, samples in runs]
+    return {name: kinds.count(name) for name in ALPHABETS if name in kinds}
 
 
 def aligned_preambles(prior: OfdmBursts, cut: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -170,30 +240,3 @@ def card(prior: OfdmBursts, name: str, training: str, licence: str) -> dict:
             "synchronised": False, "synchronise": True, "frame": prior.length, "band": None,
             "alpha_bar": [1 / 6, 1 / (1 + 1e-3)], "psd": (density / density.mean()).tolist(), "training": training,
             "licence": licence, "version": "1"}
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", nargs="+")
-    parser.add_argument("--output", required=True, help="prior file to write; its stem is the prior's name")
-    parser.add_argument("--licence", required=True)
-    args = parser.parse_args(argv)
-    try:
-        parts = []
-        for path in args.recordings:
-            capture = open_capture(path)
-            parts.append(capture.read(0, int(TRAINED * len(capture))).astype(complex))
-            if len(parts[-1]) < 2 * WINDOW:
-                raise ValueError(f"{path} is too short: at least {math.ceil(2 * WINDOW / TRAINED)} samples are needed")
-        prior = learn(parts).eval().requires_grad_(False)
-        training = f"training/bursts.py, first {TRAINED:.0%} of {len(parts)} recordings, {sum(map(len, parts))} samples"
-        write_prior(prior, card(prior, Path(args.output).stem, training, args.licence), args.output)
-    except (ValueError, OSError, CaptureError) as error:
-        print(f"bursts.py: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

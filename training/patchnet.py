@@ -20,8 +20,9 @@ class PatchNet(nn.Module):
 
     The posterior mean of linear modulation is a linear map, a soft decision whose steepness follows the noise, and a
     linear map back. The network has this shape, with complex weights and no biases: there is nothing in it that does
-    not saturate. In Douglas-Rachford the input is far from signal plus white noise, and what saturates tolerates it.
-    It must start with the pulse, see start(): from random weights it goes linear and stays there.
+    not saturate, and the steepness has two weights, so that it is right where training cannot see it. In
+    Douglas-Rachford the input is far from signal plus white noise, and what saturates tolerates it. It must start with
+    the pulse, see start(): from random weights it goes linear and stays there.
 
     alphabet: a key of ALPHABETS, where the decision's points start; those of BPSK and QPSK stay. patch: samples of a
     token, the samples per symbol; symbols lie at sample patch // 2. reach: tokens that the maps cover, odd, at least
@@ -43,19 +44,23 @@ class PatchNet(nn.Module):
         self.binary: bool = alphabet in ("bpsk", "qpsk")
         self.axes: int = ALPHABETS[alphabet][0]
         self.points = nn.Parameter(torch.tensor(ALPHABETS[alphabet][1]), requires_grad=not self.binary)  # [M, axes]
-        self.embedding = nn.Linear(1, 32)
-        self.steepness = nn.Linear(32, 1)
-        nn.init.zeros_(self.steepness.weight)
-        nn.init.zeros_(self.steepness.bias)
+        # The matched filter gathers a patch's samples: its noise is v / patch, and what the model leaves over.
+        self.noise = nn.Parameter(torch.tensor([math.log(1 / patch), math.log(1e-4)]))
         scale = 1 / math.sqrt(patch * reach)
         self.analysis = nn.Parameter(scale * torch.randn(1, 2 * patch, reach))  # complex: real parts, imaginary parts
         self.synthesis = nn.Parameter(scale * torch.randn(2 * patch, 1, reach))
 
     def start(self, waves: Tensor) -> None:
-        """Set both maps to the zero-phase pulse that the spectrum of waves [B, 2, N] of unit power shows."""
+        """Set both maps to the zero-phase pulse that the spectrum of waves [B, 2, N] of unit power shows.
+
+        Raises ValueError for waves shorter than reach tokens.
+        """
         span = self.reach * self.patch
-        frames = torch.complex(waves[:, 0], waves[:, 1]).unfold(1, 4 * span, span)
-        taper = torch.hann_window(4 * span, device=waves.device)
+        size = min(4 * span, waves.size(2))
+        if size < span:
+            raise ValueError(f"windows of {size} samples are too short; {self.reach} symbols have {span}")
+        frames = torch.complex(waves[:, 0], waves[:, 1]).unfold(1, size, span)
+        taper = torch.hann_window(size, device=waves.device)
         density = torch.fft.fft(frames * taper).abs().square().mean((0, 1))
         pulse = torch.fft.ifft(density.clamp(min=1e-3 * density.max()).sqrt())
         pulse = pulse * math.sqrt(self.patch) / pulse.abs().square().sum().sqrt()
@@ -67,31 +72,32 @@ class PatchNet(nn.Module):
             self.analysis[0] = torch.cat([seen.real, seen.imag]) / self.patch
             self.synthesis[:, 0] = torch.cat([sent.real, sent.imag])
 
-    def decide(self, u: Tensor, steepness: Tensor) -> Tensor:
-        """Soft decisions on symbols u [B, 2, n] in noise of variance 1 / steepness [B] per axis."""
+    def decide(self, u: Tensor, sharpness: Tensor) -> Tensor:
+        """Soft decisions on symbols u [B, 2, n] in noise of variance 1 / sharpness [B] per axis."""
         if self.binary:
             level = self.points[0, 0]
-            mean = level * torch.tanh(level * u * steepness[:, None, None])
+            mean = level * torch.tanh(level * u * sharpness[:, None, None])
             if self.real:
                 mean = torch.cat([mean[:, :1], torch.zeros_like(mean[:, :1])], 1)
             return mean
         groups = u.view(u.size(0), -1, self.axes, u.size(2)).transpose(2, 3)  # [B, 2 / axes, n, axes]
         score = torch.matmul(groups, self.points.t()) - 0.5 * self.points.square().sum(1)
-        weight = torch.softmax(score * steepness[:, None, None, None], -1)
+        weight = torch.softmax(score * sharpness[:, None, None, None], -1)
         return torch.matmul(weight, self.points).transpose(2, 3).reshape(u.shape)
+
+    def sharpness(self, v: Tensor) -> Tensor:
+        """Inverse of the noise variance that decisions reckon with, [B], at noise variances v [B] of samples."""
+        gain, floor = torch.exp(self.noise[0]), torch.exp(self.noise[1])
+        return 1 / (gain * v.clamp(math.exp(self.low), math.exp(self.high)) + floor)
 
     def forward(self, r: Tensor, v: Tensor) -> Tensor:
         """r: [B, 2, N], N a multiple of patch. v: [B], clamped to the trained range. Returns [B, 2, N]."""
         batch, samples = r.size(0), r.size(2)
-        level = torch.log(v).clamp(self.low, self.high)
-        e = nn.functional.silu(self.embedding(0.5 * level[:, None]))
-        # The matched filter gathers a patch's samples: its noise is v / patch.
-        steepness = torch.exp(self.steepness(e))[:, 0] / (torch.exp(level) / self.patch + 1e-3)
         tokens = r.reshape(batch, 2, -1, self.patch).transpose(2, 3).reshape(batch, 2 * self.patch, -1)
         turned = torch.cat([-self.analysis[:, self.patch:], self.analysis[:, :self.patch]], 1)
         weight = torch.cat([self.analysis, turned])
         # Symbols outside the window reach into it: they have tokens too.
         u = nn.functional.conv1d(tokens, weight, padding=2 * (self.reach // 2))
         turned = torch.cat([-self.synthesis[self.patch:], self.synthesis[:self.patch]])
-        tokens = nn.functional.conv1d(self.decide(u, steepness), torch.cat([self.synthesis, turned], 1))
+        tokens = nn.functional.conv1d(self.decide(u, self.sharpness(v)), torch.cat([self.synthesis, turned], 1))
         return tokens.reshape(batch, 2, self.patch, -1).transpose(2, 3).reshape(batch, 2, samples)

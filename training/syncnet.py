@@ -23,15 +23,15 @@ class SyncNet(nn.Module):
 
     What makes such a signal learnable is synchronisation, not size. Each call estimates the timing from the square of
     the matched filter's output (Oerder and Meyr, IEEE Trans. Commun. 36, 1988) and the phase from its M-th power at the
-    symbols, brings the window to the timing and phase that a PatchNet was made for, and takes its answer back.
-    Training end to end lets the PatchNet learn how far the estimates can be trusted at each noise level. Gradients
-    take timing and phase as given.
+    symbols, and moves a PatchNet's pulse and decisions there. Training end to end lets it learn how far the estimates
+    can be trusted at each noise level. Gradients take timing and phase as given.
 
-    constellation: bpsk, qpsk, 8psk or 16qam; its symmetry gives the phase. rolloff: (0, 1], of the matched filter.
-    The other parameters: see PatchNet; patch is the samples per symbol. Raises ValueError for values out of range.
+    constellation: bpsk, qpsk, 8psk or 16qam; its symmetry gives the phase. rolloff: (0, 1], of the filter that the
+    estimates use. reach: odd, at least the pulse's span and 3. The other parameters: see PatchNet; patch is the samples
+    per symbol. Raises ValueError for values out of range.
     """
 
-    def __init__(self, constellation: str = "qpsk", rolloff: float = 0.5, patch: int = 16, reach: int = 9,
+    def __init__(self, constellation: str = "qpsk", rolloff: float = 0.5, patch: int = 16, reach: int = 11,
                  v_min: float = 1e-3, v_max: float = 5.0):
         super().__init__()
         if constellation not in SYMMETRY or not 0 < rolloff <= 1:
@@ -39,36 +39,29 @@ class SyncNet(nn.Module):
                              f"{', '.join(SYMMETRY)} and a roll-off above 0, at most 1")
         self.denoiser = PatchNet(constellation, patch, reach, v_min, v_max)
         self.low, self.high = self.denoiser.low, self.denoiser.high
-        self.sps, self.symmetry = patch, SYMMETRY[constellation]
-        self.guard = 4 * patch  # of zeros on each side, which the shift may use
-        self.register_buffer("pulse", root_raised_cosine(patch, rolloff, reach - 1))
+        self.sps, self.reach, self.symmetry = patch, reach, SYMMETRY[constellation]
+        self.register_buffer("pulse", root_raised_cosine(patch, rolloff, reach - 3))
 
     def start(self, waves: Tensor) -> None:
         """See PatchNet.start; a spectrum knows neither timing nor phase."""
         self.denoiser.start(waves)
 
-    def forward(self, r: Tensor, v: Tensor) -> Tensor:
-        """r: [B, 2, N], N a multiple of patch. v: [B], clamped to the trained range. Returns [B, 2, N]."""
-        samples = r.size(2)
-        wave = nn.functional.pad(torch.complex(r[:, 0], r[:, 1]), (self.guard, self.guard))
+    def synchronise(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols' place beside the middle of a patch (samples, -sps / 2 .. sps / 2) and phase (radians), [B] each."""
+        guard = 4 * self.sps  # of zeros, for the filter's ends
+        wave = nn.functional.pad(torch.complex(r[:, 0], r[:, 1]), (guard, guard))
         total = wave.size(1)
-        place = torch.arange(total, device=r.device)
-        frequency = torch.fft.fftfreq(total, device=r.device)
-        spectrum = torch.fft.fft(wave)
-
         pulse = torch.zeros(total, device=r.device)
         pulse[:self.pulse.size(0)] = self.pulse
-        matched = spectrum * torch.fft.fft(torch.roll(pulse, -(self.pulse.size(0) // 2)))
-        filtered = torch.fft.ifft(matched.detach())
-        clock = -2 * math.pi / self.sps * (place - self.guard)
-        line = (filtered.abs().square() * torch.complex(clock.cos(), clock.sin())).sum(1)
-        # The line's phase gives the symbols' centres; they go to the middle of a patch.
-        delay = self.sps // 2 + torch.atan2(line.imag, line.real) * (self.sps / (2 * math.pi))
-        delay = torch.remainder(delay + self.sps / 2, self.sps) - self.sps / 2
-        angle = -2 * math.pi * frequency * delay[:, None]
-        ramp = torch.complex(angle.cos(), angle.sin())
+        matched = torch.fft.fft(wave) * torch.fft.fft(torch.roll(pulse, -(self.pulse.size(0) // 2)))
+        clock = -2 * math.pi / self.sps * (torch.arange(total, device=r.device) - guard)
+        line = (torch.fft.ifft(matched).abs().square() * torch.complex(clock.cos(), clock.sin())).sum(1)
+        place = -torch.atan2(line.imag, line.real) * (self.sps / (2 * math.pi)) - self.sps // 2
+        place = torch.remainder(place + self.sps / 2, self.sps) - self.sps / 2
 
-        symbols = torch.fft.ifft(matched.detach() * ramp)[:, self.guard + self.sps // 2:-self.guard:self.sps]
+        angle = 2 * math.pi * torch.fft.fftfreq(total, device=r.device) * place[:, None]
+        symbols = torch.fft.ifft(matched * torch.complex(angle.cos(), angle.sin()))
+        symbols = symbols[:, guard + self.sps // 2:-guard:self.sps]
         symbols = symbols / symbols.abs().square().mean(1, keepdim=True).sqrt().clamp(min=1e-20)
         power = symbols * symbols
         if self.symmetry >= 4:
@@ -78,11 +71,35 @@ class SyncNet(nn.Module):
         mean = power.sum(1)
         if self.symmetry == 4:  # QPSK and 16QAM have their mean fourth power on the negative real axis
             mean = -mean
-        phase = torch.atan2(mean.imag, mean.real) / self.symmetry
-        turn = ramp * torch.complex(phase.cos(), -phase.sin())[:, None]
+        return place, torch.atan2(mean.imag, mean.real) / self.symmetry
 
-        aligned = torch.fft.ifft(spectrum * turn)[:, self.guard:total - self.guard]
-        clean = self.denoiser(torch.stack([aligned.real, aligned.imag], 1), v)
-        padded = nn.functional.pad(torch.complex(clean[:, 0], clean[:, 1]), (self.guard, self.guard))
-        result = torch.fft.ifft(torch.fft.fft(padded) * turn.conj())[:, self.guard:self.guard + samples]
-        return torch.stack([result.real, result.imag], 1)
+    def delayed(self, pulse: Tensor, place: Tensor) -> Tensor:
+        """Pulse [2 sps, reach], real parts over imaginary parts, delayed by place [B] (samples): [B, 2 sps, reach]."""
+        wave = torch.complex(pulse[:self.sps], pulse[self.sps:]).t().reshape(-1)  # in the order of time
+        angle = -2 * math.pi * torch.fft.fftfreq(wave.size(0), device=pulse.device) * place[:, None]
+        moved = torch.fft.ifft(torch.fft.fft(wave) * torch.complex(angle.cos(), angle.sin()))
+        moved = moved.view(place.size(0), self.reach, self.sps).transpose(1, 2)
+        return torch.cat([moved.real, moved.imag], 1)
+
+    def forward(self, r: Tensor, v: Tensor) -> Tensor:
+        """r: [B, 2, N], N a multiple of patch. v: [B], clamped to the trained range. Returns [B, 2, N]."""
+        batch, samples, reach = r.size(0), r.size(2), self.reach
+        place, phase = self.synchronise(r.detach())
+        turn = torch.complex(phase.cos(), phase.sin())[:, None]
+        seen = self.delayed(self.denoiser.analysis[0], place)
+        sent = self.delayed(self.denoiser.synthesis[:, 0].flip(1), place).flip(2)
+
+        tokens = r.reshape(batch, 2, -1, self.sps).transpose(2, 3).reshape(batch, 2 * self.sps, -1)
+        tokens = nn.functional.pad(tokens, (reach - 1, reach - 1)).unfold(2, reach, 1)  # [B, 2 sps, symbols, reach]
+        tokens = tokens.transpose(1, 2).reshape(batch, -1, 2 * self.sps * reach)
+        swapped = torch.cat([-seen[:, self.sps:], seen[:, :self.sps]], 1)
+        pair = torch.matmul(tokens, torch.stack([seen.flatten(1), swapped.flatten(1)], 2))  # [B, symbols, 2]
+        symbols = torch.complex(pair[..., 0], pair[..., 1]) * turn.conj()
+        decided = self.denoiser.decide(torch.stack([symbols.real, symbols.imag], 1), self.denoiser.sharpness(v))
+        symbols = torch.complex(decided[:, 0], decided[:, 1]) * turn
+
+        near = torch.stack([symbols.real, symbols.imag], 1).unfold(2, reach, 1)  # [B, 2, tokens, reach]
+        near = near.transpose(1, 2).reshape(batch, -1, 2 * reach)
+        swapped = torch.cat([-sent[:, self.sps:], sent[:, :self.sps]], 1)
+        tokens = torch.matmul(near, torch.cat([sent, swapped], 2).transpose(1, 2))  # [B, tokens, 2 sps]
+        return tokens.reshape(batch, -1, 2, self.sps).transpose(1, 2).reshape(batch, 2, samples)

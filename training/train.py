@@ -11,9 +11,9 @@ then a run that was interrupted repeats the uninterrupted one exactly. Ctrl-C sa
 """
 
 import argparse
-import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -240,14 +240,26 @@ def train(run: Run, folder: Path) -> bool:
 
     Raises ValueError, before it saves, where the loss is not finite.
     """
-    checkpoint, writer = folder / "checkpoint.pt", tensorboard(folder)
+    checkpoint, writer, stop = folder / "checkpoint.pt", tensorboard(folder), []
+    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))  # between steps: half a step cannot be resumed
+    try:
+        done = _train(run, checkpoint, writer, stop)
+        save(run, checkpoint)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if writer:
+            writer.close()
+    if run.losses:
+        curves(run, folder / "curves.png")
+    return done
+
+
+def _train(run: Run, checkpoint: Path, writer, stop: list) -> bool:
     train = run.config["training"]
     total = train["steps"] or round(60 * train["minutes"])
     before, began, saved = run.seconds, time.monotonic(), time.monotonic()
-    done = False
-    with tqdm(total=total, unit="step" if train["steps"] else "s", disable=not sys.stderr.isatty()) as bar, \
-            contextlib.suppress(KeyboardInterrupt):
-        while run.progress < 1:
+    with tqdm(total=total, unit="step" if train["steps"] else "s", disable=not sys.stderr.isatty()) as bar:
+        while run.progress < 1 and not stop:
             run.advance()
             run.seconds = before + time.monotonic() - began
             if len(run.recent) == train["log_every"]:
@@ -268,13 +280,7 @@ def train(run: Run, folder: Path) -> bool:
             if time.monotonic() - saved > SAVE_EVERY:
                 save(run, checkpoint)
                 saved = time.monotonic()
-        done = True
-    save(run, checkpoint)
-    if writer:
-        writer.close()
-    if run.losses:
-        curves(run, folder / "curves.png")
-    return done
+    return run.progress >= 1
 
 
 def write(run: Run, path: Path, half: bool = False) -> dict:

@@ -124,13 +124,25 @@ class Prior:
             warnings.simplefilter("ignore")  # as in to_bytes
             if self._scripted is None:
                 self._scripted = torch.jit.load(io.BytesIO(self._data))
+        if not hasattr(self._scripted, "synchronise"):
+            raise PriorError(f"{self.origin} says that it synchronises itself, but has no method synchronise")
         occupied = torch.tensor(bands, dtype=torch.float32).reshape(-1, 2)
+        expected = len(self.info["side"])
         found = []
         with torch.inference_mode():
             for begin in range(0, len(windows), 64):  # bounded memory
                 chunk = windows[begin:begin + 64].astype(np.complex64)
                 planes = torch.from_numpy(np.stack([chunk.real, chunk.imag], 1))
-                found.append(self._scripted.synchronise(planes, occupied).numpy())
+                try:
+                    side = self._scripted.synchronise(planes, occupied)
+                except Exception as error:  # TorchScript raises what the file's code raises, behind its stack trace
+                    raise PriorError(f"the prior {self.name} failed to synchronise: "
+                                     f"{str(error).strip().splitlines()[-1]}") from None
+                if not isinstance(side, torch.Tensor) or side.shape != (len(chunk), expected) or not (
+                        bool(torch.isfinite(side).all())):
+                    raise PriorError(f"the prior {self.name} must answer finite side information of {expected} values "
+                                     "for each window")
+                found.append(side.float().numpy())
         return np.concatenate(found)
 
 
