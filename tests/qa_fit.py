@@ -266,6 +266,8 @@ class CommandLine(unittest.TestCase):
         self.refused("good.cf32", "--output", "nowhere/x.pt", words="does not exist")
         self.refused("good.cf32", "--seed", "-1", words="--seed")
         self.refused("good.cf32", "--kind", "diffwave", "--minutes", "0", words="above 0")
+        with mock.patch.dict(sys.modules, {"data": None}):  # as where Sionna is not installed
+            self.refused("good.cf32", "--kind", "diffwave", words="needs the training environment")
 
     def test_cancelled(self):
         recording("qpsk", 4000).tofile("good.cf32")

@@ -226,6 +226,10 @@ def framed(args, used: list[np.ndarray], rate: float | None, name: str, training
         found = frames.fit(windows, args.seed)
     except np.linalg.LinAlgError:
         raise frames.NoFrames("the fit of frames did not converge") from None
+    whole = len(found.windows) * (length // found.length)
+    if whole < 2 * found.count:
+        raise frames.NoFrames(f"{whole} frames of {found.length} samples are too few to tell {found.count} symbols of "
+                              "each")
     power = np.mean(np.abs(windows[found.windows])**2)
     where = f"on carriers of an FFT of {found.carriers}" if found.carriers else "by independent components"
     say(f"frames: lag {found.lag}, cycle {found.length} samples, {found.count} symbols a frame {where}, "
@@ -272,6 +276,7 @@ def diffwave(args, recordings: list[Recording], name: str, licence: str, path: P
     """Train a network on the recordings, as training/train.py does. Raises ValueError where packages are missing."""
     folder = Path("runs") / name
     try:
+        import data  # noqa: F401, needs Sionna: missing packages are said before anything is written
         import torch
         import train
         folder.mkdir(parents=True, exist_ok=True)
@@ -361,7 +366,8 @@ def report(prior: priors.Prior, findings: dict, held_out: np.ndarray, origin: np
     for row in findings["serving"]:
         say(f"  SIR {row['sir_db']:>3} dB: {row['pnp-dr']:.4g} ({row['matched-filter']:.4g})")
     findings["serves_from_db"] = serves(findings["serving"])
-    say(f"{served(findings['serves_from_db'])}: at most {SERVES:g} of the matched filter's bit errors stay")
+    say(f"{served(findings['serves_from_db'])}; to serve is to leave at most {SERVES:g} of the matched filter's bit "
+        "errors, there and at higher SIR")
     if len(findings["recordings"]) > 1:
         say(f"the same by recording, at {', '.join(f'{sir_db}' for sir_db in SIRS)} dB SIR")
         for i, recording in enumerate(findings["recordings"]):
@@ -380,7 +386,7 @@ def listed(packets: dict[str, int]) -> str:
 
 def served(least: int | None) -> str:
     """What serves() answered, in words."""
-    return "serves only in part" if least is None else f"serves from {least} dB SIR on"
+    return "falls short" if least is None else f"serves from {least} dB SIR on"
 
 
 class _Parser(argparse.ArgumentParser):
