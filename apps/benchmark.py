@@ -471,6 +471,9 @@ def main(argv=None):
         for prior in args.priors:
             if prior.window not in (0, length):
                 raise ValueError(f"the prior {prior.name} was made for windows of {prior.window} samples, not {length}")
+            least = 2 * prior.info["frame"] - 1 if prior.info["synchronise"] else 1
+            if length < least:
+                raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {length}")
         rows = load_rows(args.json)
         device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
         for prior in args.priors:

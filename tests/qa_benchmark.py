@@ -210,7 +210,8 @@ class Benchmark(unittest.TestCase):
                             ("timing and phase for known", ["--soi-timing", "random"]),
                             ("needs the timing", ["--soi-timing", "random", "--methods", "matched-filter"]),
                             ("made already", ["--mixtures", misfit, "--interference-signal", WIFI]),
-                            ("windows of 2560", ["--soi", "rrc-qpsk", "--window", 1280])):
+                            ("windows of 2560", ["--soi", "rrc-qpsk", "--window", 1280]),
+                            ("at least 159 samples, not 96", ["--interference", "ofdm-qpsk", "--window", 96])):
             code, out, err = self.run_main(*argv)
             self.assertEqual((code, out), (2, ""), err)
             self.assertIn(words, err)

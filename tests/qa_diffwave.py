@@ -255,12 +255,14 @@ class Files(unittest.TestCase):
     def test_spectrum_of_training_data(self):
         t = np.arange(4096)
         psd = export.power_spectrum(np.exp(2j * np.pi * (256 - 40) / 256 * t).astype(np.complex64))
-        self.assertEqual((len(psd), int(np.argmax(psd))), (256, 216))
+        self.assertEqual((len(psd), int(np.argmax(psd))), (1024, 864))
+        short = export.power_spectrum(np.exp(-2j * np.pi * 40 / 256 * t[:256]).astype(np.complex64))
+        self.assertEqual((len(short), int(np.argmax(short))), (1024, 864))
         self.assertAlmostEqual(float(np.mean(psd)), 1.0)
 
     def test_bad_cards_are_refused(self):
         for change, words in (({"licence": ""}, "needs licence"), ({"colour": "red"}, "no entry colour"),
-                              ({"window": -1}, "window is -1"), ({"psd": [1.0] * 8}, "256"),
+                              ({"window": -1}, "window is -1"), ({"psd": [1.0, -1.0]}, "psd must be"),
                               ({"schedule": {"beta_min": 1e-4, "beta_max": 0.05, "steps": 20}}, "20 steps"),
                               ({"samples_per_symbol": 0}, "samples_per_symbol is 0"),
                               ({"scale": -1.0}, "scale is -1")):

@@ -84,7 +84,7 @@ class CommandLine(Folder):
         self.assertEqual(info["modulation"], {"constellation": "qpsk", "samples_per_symbol": 4, "rolloff": 0.5,
                                               "span": 8, "first": 2})
         self.assertEqual(info["simulation"], "rrc:qpsk,sps=4,rolloff=0.5,span=8")
-        self.assertIn("400 steps of 16 windows", info["training"])
+        self.assertRegex(info["training"], "^train.py config.yaml: 400 steps of 16 windows")
         self.assertTrue(np.allclose(info["alpha_bar"], [1 / 3, 1 / 1.01]))
         self.assertNotIn(str(self.folder), json.dumps(info))
 
@@ -128,7 +128,7 @@ class CommandLine(Folder):
 @unittest.skipUnless(IN_TRAINING, "runs in the training environment")
 class Training(Folder):
     def run_main(self, config, *arguments, runs="runs"):
-        """main() in this process; returns its status and what it said."""
+        """main() in this process; returns its status and what it said. Of two --device the last counts."""
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             status = train.main([str(self.store(config)), "--device", "cpu", "--runs", str(self.folder / runs),
@@ -185,7 +185,10 @@ class Training(Folder):
         status, _ = self.run_main(CONFIG, runs="whole")
         self.assertEqual(status, 0)
         newest, before = (self.folder / "runs" / "tiny" / f"checkpoint.{end}" for end in ("pt", "previous"))
-        for damage in (lambda whole: whole[:len(whole) // 2], lambda whole: b"", lambda whole: b"no checkpoint"):
+        other = io.BytesIO()
+        torch.save({"a": 1}, other)
+        for damage in (lambda whole: whole[:len(whole) // 2], lambda whole: b"", lambda whole: b"no checkpoint",
+                       lambda whole: other.getvalue()):
             self.interrupted(CONFIG, 30)
             newest.write_bytes(damage(newest.read_bytes()))
             status, said = self.run_main(CONFIG, "--resume")
@@ -198,6 +201,72 @@ class Training(Folder):
         status, said = self.run_main(CONFIG, "--resume")
         self.assertEqual(status, 2)
         self.assertIn("nothing to resume", said)
+
+    def test_a_flipped_bit_is_found(self):
+        self.interrupted(CONFIG, 3)
+        newest = self.folder / "runs" / "tiny" / "checkpoint.pt"
+        whole = newest.read_bytes()
+        weights = self.checkpoint()["model"]["network.synthesis"].numpy().tobytes()
+        place = whole.index(weights)
+        newest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        self.checkpoint()  # torch does not mind
+        status, said = self.run_main(CONFIG, "--resume")
+        self.assertEqual(status, 0, said)
+        self.assertRegex(said, r"checkpoint\.pt is broken \(the checksum of .*data/\d+ is wrong\); trying the one before")
+        self.assertRegex(said, r"going on from .*checkpoint\.previous: step [23]")
+
+    def test_resume_says_which_settings_are_new_and_uses_them(self):
+        self.interrupted(CONFIG, 4)
+        status, said = self.run_main(CONFIG, "--resume", "--steps", 5)
+        self.assertEqual(status, 0, said)
+        self.assertNotIn("was", said)
+        new = {"batch": 6, "rate": 0.001, "optimizer": "adam", "seed": 2, "log_every": 2}
+        config, runs = changed(training=new | {"steps": 12}), []
+        with mock.patch.object(train, "train", lambda run, folder, train=train.train: runs.append(run) or train(
+                run, folder)):
+            status, said = self.run_main(config, "--resume")
+        self.assertEqual(status, 0, said)
+        self.assertRegex(said, r"from here on it has batch 6 \(was 8\), rate 0.001 \(was 0.005\), optimizer adam \(was "
+                               r"adamw\), seed 2 \(was 1\), log_every 2 \(was 5\)\n")
+        fresh = train.Run(config, "cpu").optimizer.param_groups[0]
+        used = runs[0].optimizer.param_groups[0]
+        self.assertEqual({key: used[key] for key in used if key not in ("params", "lr")},
+                         {key: fresh[key] for key in fresh if key not in ("params", "lr")})
+        self.assertGreater(len(self.checkpoint()["losses"]), 2)
+
+    def test_resume_with_another_seed_draws_other_windows(self):
+        self.interrupted(CONFIG, 4)
+        drawn = []
+        for seed in (1, 2):
+            with contextlib.redirect_stderr(io.StringIO()):
+                run = train.Run(changed(training={"seed": seed}), "cpu")
+                train.resume(run, self.folder / "runs" / "tiny" / "checkpoint.pt")
+            drawn.append(run.generator.get_state())
+        self.assertTrue(torch.equal(drawn[0], self.checkpoint()["generator"]))
+        self.assertFalse(torch.equal(*drawn))
+
+    def test_what_cannot_be_written_is_refused_before_training(self):
+        locked = self.folder / "file"
+        locked.touch()
+        with mock.patch.object(train, "train", side_effect=AssertionError):
+            for words, *arguments in (
+                    ("there is no folder .*absent", "--output", self.folder / "absent" / "prior.pt"),
+                    ("there is no folder .*file", "--output", locked / "prior.pt"),
+                    ("it is a folder", "--output", self.folder),
+                    ("half storage is for DiffWave", "--output", self.folder / "prior.pt", "--half")):
+                self.refused(words, CONFIG, *arguments)
+        self.assertEqual(list(self.folder.glob("runs*")), [])
+
+    def test_a_device_that_is_not_here_is_refused_in_a_short_sentence(self):
+        with mock.patch.object(torch.cuda, "is_available", lambda: False):
+            for device in ("foo", "meta", "cuda:foo") + (() if torch.cuda.device_count() else ("cuda",)):
+                self.refused(f"^train.py: device '{device}' is not on this machine; it has cpu\n$", CONFIG, "--device",
+                             device)
+
+    def test_the_card_names_no_file_where_there_is_none(self):
+        run = train.Run(CONFIG, "cpu")
+        card = train.write(run, self.folder / "prior.pt")
+        self.assertRegex(card["training"], "^train.py: 0 steps of 8 windows")
 
     def test_resume_refuses_another_network_other_data_or_nothing(self):
         self.refused("nothing to resume: no usable checkpoint at", CONFIG, "--resume")
@@ -228,7 +297,22 @@ class Training(Folder):
                 ("minutes or steps", changed(training={"steps": None})),
                 ("batch 0", changed(training={"batch": 0})), ("rate -1", changed(training={"rate": -1})),
                 ("rate fast", changed(training={"rate": "fast"})),
-                ("optimizer 'sgd'; allowed are adam and adamw", changed(training={"optimizer": "sgd"}))):
+                ("optimizer 'sgd'; allowed are adam and adamw", changed(training={"optimizer": "sgd"})),
+                *((f"the name is '?{name}'?; it must be a text of letters", CONFIG | {"name": name})
+                  for name in ("a/b", "..", "", "two words", 5)),
+                ("the licence is 5; it must be a text", CONFIG | {"licence": 5}),
+                *((f"{key} 2.5; it must be a whole number", changed(training={key: 2.5}))
+                  for key in ("batch", "steps", "warmup", "log_every", "seed")),
+                *((f"{key} {value}; it must be a", changed(training={key: value})) for key, value in (
+                    ("seed", -1), ("seed", 2**31), ("ema", 1), ("ema", -0.1), ("ema", "much"), ("weight_decay", -1),
+                    ("weight_decay", "none"), ("batch", True), ("minutes", "long"))),
+                ("minutes inf; it must be", json.dumps(changed(training={"minutes": 1})).replace(
+                    '"minutes": 1', '"minutes": .inf')),
+                *(("residue .*; it must have from", changed(training={"residue": residue})) for residue in (
+                    {}, 0.5, {"from": 0.5}, {"from": 2, "power": [0.1, 1]}, {"from": 0, "power": [1, 0.1]},
+                    {"from": 0, "power": [0, 1]}, {"from": 0, "power": 1}, {"from": 0, "power": [0.1, 1], "to": 1})),
+                *(("the network has patch 5, the data have 4 samples per symbol", changed(network=network | {"patch": 5}))
+                  for network in ({}, {"kind": "syncnet", "alphabet": None}))):
             self.refused(words, config)
         self.assertEqual(list(self.folder.glob("runs/*/checkpoint*")), [])
 

@@ -24,7 +24,8 @@ from diffwave import TABLE_1, DiffWave, alpha_bars
 from torch import Tensor, nn
 
 FORMAT = 1  # of prior.json
-PSD_BINS = 256
+PSD_BINS = 256  # the least that a spectrum is made of, samples
+PSD_POINTS = 1024  # of a spectrum in a card: enough to show the gaps between 64 carriers
 SCHEDULE = {"beta_min": 1e-4, "beta_max": 0.05, "steps": 50}  # of the paper
 
 
@@ -86,19 +87,20 @@ class PriorModule(nn.Module):
 
 
 def power_spectrum(samples: np.ndarray) -> list[float]:
-    """Power spectral density of complex samples [..., N >= 256]: 256 floats in FFT order (DC first), mean 1.
+    """Power spectral density of complex samples [..., N >= 256]: 1024 floats in FFT order (DC first), mean 1.
 
-    Averaged periodograms of Hann-windowed segments that overlap by half. Raises ValueError for other shapes
-    and for data without power.
+    Averaged periodograms of Hann-windowed segments of up to 1024 samples that overlap by half. Raises ValueError for
+    other shapes and for data without power.
     """
     samples = np.atleast_2d(np.asarray(samples))
     if not np.iscomplexobj(samples) or samples.shape[-1] < PSD_BINS:
         raise ValueError(f"the spectrum needs complex data of at least {PSD_BINS} samples")
     rows = samples.reshape(-1, samples.shape[-1])
-    power = np.zeros(PSD_BINS)
+    size = min(PSD_POINTS, rows.shape[1])
+    power = np.zeros(PSD_POINTS)
     for row in rows:  # row by row: training sets are large
-        segments = np.lib.stride_tricks.sliding_window_view(row, PSD_BINS)[::PSD_BINS // 2]
-        power += (np.abs(np.fft.fft(segments * np.hanning(PSD_BINS + 1)[:-1])) ** 2).mean(0)
+        segments = np.lib.stride_tricks.sliding_window_view(row, size)[::size // 2]
+        power += (np.abs(np.fft.fft(segments * np.hanning(size + 1)[:-1], PSD_POINTS)) ** 2).mean(0)
     if not (np.isfinite(power).all() and power.sum() > 0.0):
         raise ValueError("the data for the spectrum are all zero or not finite")
     return (power / power.mean()).tolist()
@@ -110,7 +112,7 @@ def make_card(info: dict, steps: int | None = None) -> dict:
     Required: `name`, `training` (data and command, text), `licence`. Optional, with defaults: `kind`
     "diffwave", `window` 0 (samples that the network was trained on, 0 = any), `schedule` {beta_min, beta_max,
     steps} of the paper, `mean` [0, 0] (real, imaginary), `scale` 1, `samples_per_symbol` None,
-    `constellation` None, `invariances` [], `psd` None (256 floats in FFT order, brought to mean 1), `version`
+    `constellation` None, `invariances` [], `psd` None (floats in FFT order, brought to mean 1), `version`
     "1". steps: what the network has, if known. Added: `format`, `predicts`, `side` and `alpha_bar`, the
     trained range in the engine's units, where (1 - abar) / abar is d^2 times the network's own ratio.
 
@@ -144,8 +146,8 @@ def make_card(info: dict, steps: int | None = None) -> dict:
         raise ValueError("invariances must be a list of texts")
     if card["psd"] is not None:
         psd = np.asarray(card["psd"], dtype=float)
-        if psd.shape != (PSD_BINS,) or not np.isfinite(psd).all() or psd.min() < 0.0 or psd.sum() <= 0.0:
-            raise ValueError(f"psd must be {PSD_BINS} finite powers, not negative and not all zero")
+        if psd.ndim != 1 or len(psd) < 2 or not np.isfinite(psd).all() or psd.min() < 0.0 or psd.sum() <= 0.0:
+            raise ValueError("psd must be a list of finite powers, not negative and not all zero")
         card["psd"] = (psd / psd.mean()).tolist()
 
     abar = alpha_bars(**schedule)

@@ -29,11 +29,15 @@ class SignalPrior(nn.Module):
 
 
 class SignalModel(nn.Module):
-    """A PatchNet or SyncNet: trained on noise variances log-uniform over the network's range."""
+    """A PatchNet or SyncNet: trained on noise variances log-uniform over the network's range.
+
+    patch: the samples per symbol that the network needs; None: any, or none.
+    """
 
     def __init__(self, network: nn.Module, v_min: float, v_max: float):
         super().__init__()
         self.network, self.v_min, self.v_max = network, v_min, v_max
+        self.patch = network.sps if isinstance(network, SyncNet) else network.patch
 
     def start(self, waves: Tensor) -> None:
         """Bring the weights to where training starts from, by waves [B, 2, N] of the data."""
@@ -64,6 +68,8 @@ class SignalModel(nn.Module):
 
 class DiffWaveModel(nn.Module):
     """DiffWave: estimates the noise, trained on the steps of its schedule, drawn uniformly and real-valued."""
+
+    patch = None  # see SignalModel
 
     def __init__(self, channels: int = 64, blocks: int = 30, cycle: int = 10, schedule: dict | None = None):
         super().__init__()

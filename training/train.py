@@ -13,9 +13,11 @@ then a run that was interrupted repeats the uninterrupted one exactly. Ctrl-C sa
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -34,6 +36,17 @@ TRAINING = {"minutes": None, "steps": None, "batch": 32, "rate": 2e-3, "warmup":
             "seed": 1, "residue": None, "log_every": 50}
 CHOICES = {"optimizer": ("adam", "adamw"), "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16"),
            "weighting": ("clamped", "noise")}
+#: The numbers among them: type, range, and both in words. Held-out windows have the seeds from 2**31 on.
+NUMBERS = {
+    **dict.fromkeys(("minutes", "rate"), ((int, float), lambda x: 0 < x < math.inf, "a number above zero")),
+    **dict.fromkeys(("steps", "batch", "warmup", "log_every"), (int, lambda x: x > 0, "a whole number above zero")),
+    "seed": (int, lambda x: 0 <= x < 2**31, "a whole number from 0 to 2147483647"),
+    "ema": ((int, float), lambda x: 0 <= x < 1, "a number from 0 on, below 1"),
+    "weight_decay": ((int, float), lambda x: 0 <= x < math.inf, "a number from 0 on")}
+
+
+def _number(value, kind: type | tuple = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def checked(config: dict) -> dict:
@@ -45,6 +58,11 @@ def checked(config: dict) -> dict:
         raise ValueError(f"a configuration takes no '{unknown[0]}'")
     if not all(isinstance(config[key], dict) for key in ("data", "network", "training")):
         raise ValueError("data, network and training must be mappings of parameters")
+    name = config["name"]  # of a folder too
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
+        raise ValueError(f"the name is {name!r}; it must be a text of letters, digits, '.', '_' and '-', and no path")
+    if not isinstance(config["licence"], str):
+        raise ValueError(f"the licence is {config['licence']!r}; it must be a text")
     unknown = sorted(set(config["training"]) - set(TRAINING))
     if unknown:
         raise ValueError(f"training takes no '{unknown[0]}'; allowed are {', '.join(TRAINING)}")
@@ -52,23 +70,45 @@ def checked(config: dict) -> dict:
     for key, allowed in CHOICES.items():
         if training[key] not in allowed:
             raise ValueError(f"training has {key} '{training[key]}'; allowed are {' and '.join(allowed)}")
-    for key in ("minutes", "steps", "batch", "rate", "warmup", "log_every"):
+    for key, (kind, inside, words) in NUMBERS.items():
         value = training[key]
         if value is None and key in ("minutes", "steps"):
             continue
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ValueError(f"training has {key} {value}; it must be a number above zero")
+        if not _number(value, kind) or not inside(value):
+            raise ValueError(f"training has {key} {value}; it must be {words}")
+    if training["residue"] is not None and not _is_residue(training["residue"]):
+        raise ValueError(f"training has residue {training['residue']}; it must have from, a number from 0 to 1, and "
+                         "power, two numbers above zero, the second above the first")
     if training["minutes"] is None and training["steps"] is None:
         raise ValueError("training needs minutes or steps")
     return config | {"training": training}
+
+
+def _is_residue(value) -> bool:
+    if not isinstance(value, dict) or set(value) != {"from", "power"}:
+        return False
+    start, power = value["from"], value["power"]
+    return (_number(start) and 0 <= start <= 1 and isinstance(power, (list, tuple)) and len(power) == 2
+            and all(map(_number, power)) and 0 < power[0] < power[1] < math.inf)
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that is not on this machine."""
+    try:
+        torch.Generator(device)
+        torch.zeros(1, device=device)
+    except Exception:  # each kind of device fails in its own way, and at length
+        found = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+        raise ValueError(f"device '{device}' is not on this machine; it has {' and '.join(found)}") from None
 
 
 class Run:
     """All that training changes, in one place to save and to restore. Raises ValueError for a bad configuration."""
 
     def __init__(self, config: dict, device: str):
-        from data import coloured_residue, make_source, validation_set  # Sionna, which takes seconds to import
         self.config, self.device = checked(config), device
+        check_device(device)
+        from data import coloured_residue, make_source, validation_set  # Sionna, which takes seconds to import
         train = self.config["training"]
         self.residue = coloured_residue
         self.generator = torch.Generator(device).manual_seed(train["seed"])
@@ -77,6 +117,10 @@ class Run:
         if self.source.window < PSD_BINS:
             raise ValueError(f"the window has {self.source.window} samples; the card's spectrum needs {PSD_BINS}")
         self.model = make_model(self.config["network"]).to(device)
+        symbol = self.source.card()["samples_per_symbol"]  # None: there is no such clock, or it is not known
+        if None not in (symbol, self.model.patch) and symbol != self.model.patch:
+            raise ValueError(f"the network has patch {self.model.patch}, the data have {symbol} samples per symbol; "
+                             "they must be equal")
         self.model.start(self.source(256, torch.Generator(device).manual_seed(train["seed"])))
         self.average = torch.optim.swa_utils.AveragedModel(
             self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(train["ema"])) if train["ema"] else None
@@ -111,7 +155,10 @@ class Run:
                 "recent": [loss.item() for loss in self.recent], "device": torch.device(self.device).type}
 
     def restore(self, state: dict) -> None:
-        """Go on from a state. Raises ValueError where it belongs to another network or other data."""
+        """Go on from a state, as this configuration's `training` says; what it changes is said on stderr.
+
+        Raises ValueError where the state belongs to another network or other data.
+        """
         for part in ("network", "data"):
             if state["config"][part] != self.config[part]:
                 raise ValueError(f"it was made with another {part} than this configuration")
@@ -119,14 +166,25 @@ class Run:
         if self.average:
             self.average.load_state_dict(state["average"] or {"n_averaged": torch.tensor(0),
                                                               **{f"module.{k}": p for k, p in state["model"].items()}})
+        options = [{key: value for key, value in group.items() if key != "params"}
+                   for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, option in zip(self.optimizer.param_groups, options, strict=True):
+            group |= option  # the state has brought its own weight decay
         self.step, self.seconds = state["step"], state["seconds"]
         self.losses, self.validation = state["losses"], state["validation"]
         self.recent = [torch.tensor(loss, device=self.device) for loss in state["recent"]]
-        if state["device"] == torch.device(self.device).type:
+        train, was = self.config["training"], TRAINING | state["config"]["training"]
+        changes = [f"{key} {train[key]} (was {was[key]})" for key in TRAINING
+                   if key not in ("minutes", "steps") and train[key] != was[key]]
+        if changes:
+            print(f"training is not the checkpoint's; from here on it has {', '.join(changes)}", file=sys.stderr)
+        same_device = state["device"] == torch.device(self.device).type
+        if same_device and train["seed"] == was["seed"]:
             self.generator.set_state(state["generator"].cpu())
-        else:  # the two kinds of generator share no state
-            self.generator.manual_seed(self.config["training"]["seed"] + self.step)
+        else:
+            self.generator.manual_seed(train["seed"] + self.step)
+        if not same_device:  # the two kinds of generator share no state
             print(f"the checkpoint is from {state['device']}: fresh random numbers from here on", file=sys.stderr)
 
     def loss(self) -> Tensor:
@@ -185,16 +243,32 @@ def save(run: Run, path: Path) -> None:
     os.replace(part, path)
 
 
+def _load(path: Path, device: str, needed: set) -> dict:
+    """A checkpoint with the keys needed. Raises FileNotFoundError, or ValueError that says how it is broken."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a corrupt file fails in many ways
+        raise ValueError(type(error).__name__) from None
+    if damaged:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    if not isinstance(state, dict) or not needed <= set(state):
+        raise ValueError("it is not train.py's")
+    return state
+
+
 def resume(run: Run, path: Path) -> None:
     """Restore the newest checkpoint that is whole. Raises ValueError when there is none, or of another network."""
     for candidate in (path, path.with_suffix(".previous")):
         try:
-            state = torch.load(candidate, map_location=run.device, weights_only=True)
+            state = _load(candidate, run.device, set(run.state()))
         except FileNotFoundError:
             continue
-        except Exception as error:  # a corrupt file fails in many ways
-            print(f"the checkpoint {candidate} is broken ({type(error).__name__}); trying the one before",
-                  file=sys.stderr)
+        except ValueError as error:
+            print(f"the checkpoint {candidate} is broken ({error}); trying the one before", file=sys.stderr)
             continue
         try:
             run.restore(state)
@@ -262,7 +336,7 @@ def _train(run: Run, checkpoint: Path, writer, stop: list) -> bool:
         while run.progress < 1 and not stop:
             run.advance()
             run.seconds = before + time.monotonic() - began
-            if len(run.recent) == train["log_every"]:
+            if len(run.recent) >= train["log_every"]:  # above, where a resumed run logs more often than before
                 mean = float(torch.stack(run.recent).mean())
                 run.recent.clear()
                 if not math.isfinite(mean):
@@ -283,19 +357,32 @@ def _train(run: Run, checkpoint: Path, writer, stop: list) -> bool:
     return run.progress >= 1
 
 
-def write(run: Run, path: Path, half: bool = False) -> dict:
-    """Export the averaged network with its card, which is returned. half: fp16 weights, for a DiffWave."""
+def write(run: Run, path: Path, half: bool = False, file: str = "") -> dict:
+    """Export the averaged network with its card, which is returned.
+
+    half: fp16 weights, for a DiffWave. file: name of the configuration's file, where there is one, for the card.
+    """
     config, train, source = run.config, run.config["training"], run.source.card()
     device = torch.device(run.device).type
     waves = run.held_out.cpu()
     card = {"format": 1, "name": config["name"], "kind": config["network"].get("kind", "patchnet"), "side": [],
             "psd": power_spectrum(torch.complex(waves[:, 0], waves[:, 1]).numpy()), **source, **run.best.card(),
-            "training": f"train.py {config['name']}.yaml: {run.step} steps of {train['batch']} windows, "
+            "training": f"train.py{file and ' '}{file}: {run.step} steps of {train['batch']} windows, "
                         f"{run.seconds / 60:.1f} minutes on a {device.upper()}, {train['precision']}; "
                         f"{source['training']}",
             "licence": config["licence"], "version": "1"}
     write_prior(run.best.module(half), card, path)
     return card
+
+
+def check_output(path: Path) -> None:
+    """Raises ValueError where no file can be written at path; better said before training than after it."""
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {path}: the folder {path.parent} is not writable")
 
 
 def main(argv=None) -> int:
@@ -311,6 +398,8 @@ def main(argv=None) -> int:
     parser.add_argument("--half", action="store_true", help="store a DiffWave's weights as fp16")
     args = parser.parse_args(argv)
     try:
+        if args.output:
+            check_output(args.output)
         if args.threads:
             torch.set_num_threads(args.threads)
         config = yaml.safe_load(args.config.read_text())
@@ -320,6 +409,8 @@ def main(argv=None) -> int:
             if args.steps is not None:
                 config["training"]["steps"] = args.steps
         run = Run(config, args.device)
+        if args.half:
+            run.best.module(half=True)  # a network that refuses it does so before training
         folder = args.runs / config["name"]
         folder.mkdir(parents=True, exist_ok=True)
         if args.resume:
@@ -331,7 +422,7 @@ def main(argv=None) -> int:
             print(f"stopped; go on with --resume ({folder})", file=sys.stderr)
             return 3
         if args.output:
-            write(run, args.output, args.half)
+            write(run, args.output, args.half, args.config.name)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, yaml.YAMLError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
