@@ -256,7 +256,7 @@ def _load(path: Path, device: str, needed: set) -> dict:
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
     if not isinstance(state, dict) or not needed <= set(state):
-        raise ValueError("it is not train.py's")
+        raise ValueError("it holds no run of this train.py")
     return state
 
 
