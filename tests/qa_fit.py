@@ -200,7 +200,7 @@ class CommandLine(unittest.TestCase):
         self.assertIn("bursts: none. no preambles", out)
         prior = priors.load("ofdm_prior.pt")
         self.assertEqual((prior.name, prior.info["licence"], prior.info["frame"]), ("ofdm_prior", "CC0-1.0", 80))
-        self.assertEqual(len(prior.info["psd"]), 256)
+        self.assertEqual(len(prior.info["psd"]), 1024)
 
     def test_wifi_packets(self):
         samples = open_capture(EXCERPT).read(0, 40_000)

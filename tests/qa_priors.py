@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import unittest
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from gnuradio.unmix.priors import PriorError
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.priors.cp_ofdm import CpOfdm
 from gnuradio.unmix.priors.gaussian import Gaussian, spectrum
-from gnuradio.unmix.priors.prior import Prior, from_module, load, to_bytes
+from gnuradio.unmix.priors.prior import Prior, _reason, from_module, load, to_bytes
 from gnuradio.unmix.priors.rrc import Rrc, taps
 from torch import Tensor
 
@@ -659,11 +660,12 @@ class WrongType(torch.nn.Module):
 
 
 class Synchronises(torch.nn.Module):
-    """Answers side information of the width asked for, or raises for none."""
+    """Answers side information of the width and the sort asked for, or raises for none."""
 
-    def __init__(self, width: int, value: float):
+    def __init__(self, width: int, value: float, sort: str = "plain"):
         super().__init__()
-        self.width, self.value = width, value
+        self.width, self.value, self.sort = width, value, sort
+        self.weight = torch.nn.Parameter(torch.full([1, width], value))
 
     def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
         return x * side[:, :1, None]
@@ -672,7 +674,16 @@ class Synchronises(torch.nn.Module):
     def synchronise(self, y: Tensor, occupied: Tensor) -> Tensor:
         if self.width == 0:
             raise ValueError("cannot synchronise this")
-        return torch.full([y.size(0), self.width], self.value)
+        side = torch.full([y.size(0), self.width], self.value)
+        if self.sort == "meta":
+            return side.to("meta")
+        if self.sort == "complex":
+            return torch.complex(side, side)
+        if self.sort == "sparse":
+            return side.to_sparse()
+        if self.sort == "parameter":
+            return self.weight.expand(y.size(0), -1)
+        return side
 
 
 class Files(unittest.TestCase):
@@ -715,7 +726,13 @@ class Files(unittest.TestCase):
                 ({"window": -1}, "window"), ({"window": 2.5}, "window"), ({"window": "64"}, "window"),
                 ({"window": True}, "window"), ({"side": 3}, "side"), ({"band": [1]}, "band"),
                 ({"band": "wide"}, "band"),
-                ({"psd": "flat"}, "psd"), ({"psd": []}, "psd"), ({"modulation": "qpsk"}, "modulation"),
+                ({"side": ["start", 1]}, "list of names"), ({"synchronised": "no"}, "synchronised .* true or false"),
+                ({"invariances": "phase"}, "invariances"), ({"invariances": [1]}, "invariances"),
+                ({"band": [0.1, 0.1]}, "low < high"), ({"band": [-1.5, 0]}, "-1 to 1"), ({"band": [0, True]}, "band"),
+                ({"psd": "flat"}, "psd"), ({"psd": []}, "psd"), ({"psd": [0, 0.0]}, "not all 0"),
+                ({"psd": [1, -0.1]}, "none negative"), ({"psd": [1, math.nan]}, "psd"), ({"psd": [10**400]}, "psd"),
+                ({"alpha_bar": [0, 0.5]}, "alpha_bar .* above 0 and below 1"), ({"alpha_bar": [0.5]}, "alpha_bar"),
+                ({"alpha_bar": 0.5}, "alpha_bar"), ({"modulation": "qpsk"}, "modulation"),
                 ({"modulation": {"constellation": "qam17"}}, "unknown constellation"),
                 ({"modulation": {"constellation": "qpsk"}}, "samples_per_symbol"),
                 ({"modulation": {"constellation": "qpsk", "samples_per_symbol": 0, "rolloff": 0.5, "span": 8,
@@ -758,14 +775,35 @@ class Files(unittest.TestCase):
         side = from_module(Synchronises(1, 0.5), info).side_information(windows, [])
         np.testing.assert_array_equal(side, np.full((70, 1), 0.5, np.float32))
         for module, words in ((Synchronises(2, 0.5), "side information of 1 values"), (WrongShape(), "no method"),
-                              (Synchronises(1, math.nan), "finite"), (Synchronises(0, 0.0), "cannot synchronise this")):
-            with self.assertRaisesRegex(PriorError, words):
+                              (Synchronises(1, math.nan), "finite"),
+                              (Synchronises(0, 0.0), "synchronise: [^\\n]*ValueError: cannot synchronise this$"),
+                              (Synchronises(1, 0.5, "meta"), "finite, real"),
+                              (Synchronises(1, 0.5, "complex"), "finite, real"),
+                              (Synchronises(1, 0.5, "sparse"), "finite, real")):
+            with self.assertRaisesRegex(PriorError, words), warnings.catch_warnings():
+                warnings.simplefilter("error")
                 from_module(module, info).side_information(windows, [])
+        learned = from_module(Synchronises(1, 0.5, "parameter"), info).side_information(windows, [])
+        np.testing.assert_array_equal(learned, side)
         with self.assertRaisesRegex(PriorError, "at least 7 samples, not 6"):
             from_module(Synchronises(1, 0.5), info).side_information(windows[:, :6], [])
         for wrong in ({"synchronise": 1}, {"frame": None}, {"frame": 1}, {"side": []}):
             with self.assertRaisesRegex(PriorError, "synchronise"):
                 from_module(Synchronises(1, 0.5), info | wrong)
+
+    def test_a_file_that_calls_itself_cp_ofdm_is_taken_for_a_file(self):
+        info = self.info | {"kind": "cp-ofdm", "side": ["start"], "synchronised": False}
+        windows = np.ones((2, 8), np.complex64)
+        for sync in ({}, {"sync": "estimated"}):
+            self.assertIsNone(Prior(to_bytes(Synchronises(1, 0.5), info | sync), "test").side_information(windows, []))
+        info |= {"synchronise": True, "frame": 4}
+        side = Prior(to_bytes(Synchronises(1, 0.5), info), "test").side_information(windows, [])
+        np.testing.assert_array_equal(side, np.full((2, 1), 0.5, np.float32))
+
+    def test_the_reason_of_a_failure_is_its_first_line_that_names_an_error(self):
+        for text, reason in (("trace\nRuntimeError: bad shape\nfurther advice", "RuntimeError: bad shape"),
+                             ("missing value\nat frame 0", "missing value"), ("", "ValueError")):
+            self.assertEqual(_reason(ValueError(text)), reason)
 
     def test_an_unknown_device_is_refused(self):
         with self.assertRaisesRegex(PriorError, "device 'abacus' is unknown; allowed are cpu and cuda"):

@@ -3,7 +3,7 @@
 
 import io
 import json
-import math
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -107,7 +107,7 @@ class Prior:
         """
         if not self.info["side"] or self.info["synchronised"]:
             return None
-        if self.info["kind"] == "cp-ofdm" and self.info["sync"] == "estimated" and (
+        if self.module is not None and self.info["kind"] == "cp-ofdm" and self.info["sync"] == "estimated" and (
                 windows.shape[1] >= 2 * self.module.length - 1):  # else no complete symbol is certain to be there
             from ..estimators import ofdm_start_and_phase
             return ofdm_start_and_phase(windows, self.module, [o.band for o in others if o.band is not None])
@@ -136,13 +136,12 @@ class Prior:
                 try:
                     side = self._scripted.synchronise(planes, occupied)
                 except Exception as error:  # TorchScript raises what the file's code raises, behind its stack trace
-                    raise PriorError(f"the prior {self.name} failed to synchronise: "
-                                     f"{str(error).strip().splitlines()[-1]}") from None
-                if not isinstance(side, torch.Tensor) or side.shape != (len(chunk), expected) or not (
-                        bool(torch.isfinite(side).all())):
-                    raise PriorError(f"the prior {self.name} must answer finite side information of {expected} values "
-                                     "for each window")
-                found.append(side.float().numpy())
+                    raise PriorError(f"the prior {self.name} failed to synchronise: {_reason(error)}") from None
+                side = _real_values(side)
+                if side is None or side.shape != (len(chunk), expected) or not np.isfinite(side).all():
+                    raise PriorError(f"the prior {self.name} must answer finite, real side information of {expected} "
+                                     "values for each window")
+                found.append(side)
         return np.concatenate(found)
 
 
@@ -170,6 +169,20 @@ def load(path: str) -> Prior:
     return Prior(data, f"'{path}'")
 
 
+def _real_values(answer: Any) -> Optional[np.ndarray]:
+    """An answer of a file's code as float32, None where it is no plain tensor of real numbers in memory."""
+    if not isinstance(answer, torch.Tensor) or answer.device.type != "cpu" or answer.layout != torch.strided or (
+            answer.is_complex() or answer.is_quantized):
+        return None
+    return answer.detach().float().resolve_neg().numpy()
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says why: the first that names an "Error:", or else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if re.search(r"Error: *\S", line)), lines[0])
+
+
 def _checked_info(text: str, origin: str) -> dict:
     try:
         info = json.loads(text)
@@ -187,18 +200,23 @@ def _checked_info(text: str, origin: str) -> dict:
         raise PriorError(f"the window of {origin} must be a whole number of samples, 0 for any")
     if info["predicts"] not in ("signal", "noise"):
         raise PriorError(f"{origin} predicts '{info['predicts']}'; allowed are signal and noise")
-    if not isinstance(info["side"], list):
+    if not _is_names(info["side"]):
         raise PriorError(f"the side information of {origin} must be a list of names")
+    if info.get("invariances") is not None and not _is_names(info["invariances"]):
+        raise PriorError(f"the invariances of {origin} must be a list of names")
     info.setdefault("synchronise", False)
-    if type(info["synchronise"]) is not bool:
-        raise PriorError(f"synchronise of {origin} must be true or false")
+    for field in ("synchronised", "synchronise"):
+        if type(info[field]) is not bool:
+            raise PriorError(f"{field} of {origin} must be true or false")
     if info["synchronise"] and (not info["side"] or type(info.get("frame")) is not int or info["frame"] < 2):
         raise PriorError(f"{origin} synchronises itself, so it must name its side information and its frame's samples")
-    for field, count in (("band", 2), ("psd", None)):
+    for field, usable, allowed in (
+            ("band", lambda v: len(v) == 2 and -1 <= v[0] < v[1] <= 1, "low < high, both -1 to 1 cycle/sample"),
+            ("psd", lambda v: len(v) > 0 and min(v) >= 0 < max(v), "a list of numbers, none negative and not all 0"),
+            ("alpha_bar", lambda v: len(v) == 2 and all(0 < n < 1 for n in v), "two numbers above 0 and below 1")):
         value = info.get(field)
-        if value is not None and not (isinstance(value, list) and value and all(map(_is_number, value))
-                                      and count in (None, len(value))):
-            raise PriorError(f"the {field} of {origin} must be a list of {count or 'one or more'} numbers")
+        if value is not None and not (isinstance(value, list) and all(map(_is_number, value)) and usable(value)):
+            raise PriorError(f"the {field} of {origin} must be {allowed}")
     _check_modulation(info.get("modulation"), origin)
     return info
 
@@ -217,5 +235,10 @@ def _check_modulation(modulation: Any, origin: str) -> None:
             raise PriorError(f"the modulation of {origin} has {field} {value}; allowed are {low} to {high}")
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """True for finite numbers; whole ones of JSON may also be too large for a float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e100
