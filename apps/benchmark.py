@@ -24,7 +24,7 @@ from benchmark_signals import OfdmSignal, RecordedSignal, SoiSignal
 from gnuradio.unmix import priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
-from gnuradio.unmix.unmix_python import cuda_available
+from gnuradio.unmix.settings import choose_device
 from tqdm import tqdm
 
 
@@ -353,7 +353,7 @@ def main(argv=None):
             if length < least:
                 raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {length}")
         rows = load_rows(args.json)
-        device = ("cuda" if cuda_available() else "cpu") if args.device == "auto" else args.device
+        device = choose_device(args.device)
         for prior in args.priors:
             prior.engine(device)
         if isinstance(args.signals[1], RecordedSignal):  # too short or silent: refused here, not half-way

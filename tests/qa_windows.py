@@ -262,7 +262,7 @@ class Streams(unittest.TestCase):
     def test_a_prior_for_windows_of_one_length_sets_the_window_and_short_streams_are_padded(self):
         fixed = wrap(Half(), window=128)
         separator = StreamSeparator([fixed, wrap(Half())], Levels(np.array([1.0, 1.0]), 0.0))
-        self.assertEqual(separator.latency, 128)
+        self.assertEqual(separator.plan.window, 128)
         out, _ = separated(separator, np.ones(50, np.complex64), [50])
         np.testing.assert_allclose(out.sum(0), 1, rtol=1e-5)
 

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.fft
 import scipy.optimize
 
-from .priors import Prior
+from .captures.formats import ABSURD_MAGNITUDE
+from .priors import Prior, PriorError
 from .priors.cp_ofdm import active_carriers
 from .priors.gaussian import expected_spectrum
 
@@ -35,10 +36,19 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
 
     spectrum: of the mixture, as priors.gaussian.spectrum gives it, FFT order [bins]. power: mean |sample|^2.
     sir_db: the SIR (dB, SOI over all interference) where it is known; several interferers' shares are still fitted.
-    Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals.
+    Where it is known and a prior has no spectrum, all power is taken for signals and none for noise.
+    Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals, PriorError
+    when the SIR is unknown and a prior has no spectrum.
     """
-    shapes = np.array([expected_spectrum(p.psd(4 * len(spectrum)), len(spectrum)) for p in priors]
-                      + [np.ones(len(spectrum))])
+    try:
+        shapes = np.array([expected_spectrum(p.psd(4 * len(spectrum)), len(spectrum)) for p in priors]
+                          + [np.ones(len(spectrum))])
+    except PriorError:
+        if sir_db is None:
+            raise
+        others = np.full(len(priors) - 1, 10 ** (-sir_db / 10) / (len(priors) - 1))
+        share = np.concatenate([[1.0], others])
+        return Levels(np.sqrt(share * power / share.sum()), 0.0)
     measured = spectrum / spectrum.mean()
     if sir_db is None:
         # Relative errors of a Welch estimate are even: weight by the spectrum, from a second pass on by the fit.
@@ -63,6 +73,64 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
             weight = 1 / (fit[0] * signal + fit[1] + 1e-6 * fit.max())
         share = np.concatenate([[fit[0] * ratio], fit[0] * others, [fit[1]]])
     return Levels(np.sqrt(share[:-1] * power), float(share[-1] * power))
+
+
+class LevelTracker:
+    """Levels of a stream, re-estimated as it goes on, from a spectrum that forgets exponentially.
+
+    priors: SOI first. sir_db: None to estimate it. memory: samples after which a sample's weight has fallen to 1/e.
+    """
+
+    BINS = 256
+
+    def __init__(self, priors: Sequence[Prior], sir_db: Optional[float] = None, memory: float = 256 * 2304):
+        self.priors, self.sir_db, self.memory = list(priors), sir_db, memory
+        #: Why the last update() gave no levels, or None.
+        self.reason: Optional[str] = None
+        self._rest = np.zeros(0, dtype=np.complex64)  # less than a frame
+        self._spectrum = np.zeros(self.BINS)
+        self._weight = 0.0
+
+    def update(self, samples: np.ndarray) -> Optional[Levels]:
+        """Take the stream's next samples (complex64 [n]; frames with broken ones are left out) and estimate again.
+
+        None where the spectrum shows nothing of one of the signals, see `reason`.
+        """
+        self._take(np.concatenate([self._rest, samples]))
+        self.reason = None
+        if not self._weight:
+            self.reason = f"there were no {self.BINS} sound samples yet to estimate levels from"
+            return None
+        density = self._spectrum / self._weight
+        if not density.sum() > 0:
+            self.reason = "the stream is silent"
+            return None
+        try:
+            levels = estimate_levels(density, float(density.mean()), self.priors, self.sir_db)
+        except ValueError as error:
+            self.reason = str(error)
+            return None
+        missing = ", ".join(p.name for p, gain in zip(self.priors, levels.gains, strict=True) if not gain > 0)
+        if missing:
+            self.reason = f"the spectrum shows nothing of {missing}"
+            return None
+        return levels
+
+    def _take(self, samples: np.ndarray) -> None:
+        """Add frames of BINS samples that overlap by half, of weights 1, decay, decay^2, ... back from the newest."""
+        hop = self.BINS // 2
+        count = max(0, (len(samples) - self.BINS) // hop + 1)
+        self._rest = samples[count * hop:]
+        if not count:
+            return
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self.BINS)[::hop][:count]
+        whole = (np.abs(frames) < ABSURD_MAGNITUDE).all(1)  # false for NaN
+        taper = np.hanning(self.BINS + 1)[:self.BINS]
+        power = np.abs(np.fft.fft(frames[whole] * taper)) ** 2 / np.sum(taper**2)
+        weights = np.exp(-hop / self.memory * np.arange(len(power))[::-1])
+        decay = np.exp(-hop / self.memory * len(power))
+        self._spectrum = self._spectrum * decay + weights @ power
+        self._weight = self._weight * decay + weights.sum()
 
 
 def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[float, float]] = (),

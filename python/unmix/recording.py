@@ -16,9 +16,9 @@ from .outputs import Outputs, files_behind, files_of_prior, stem_of, write_text
 from .priors import PriorError
 from .quality import Quality, Reference
 from .separators import CancelFlag
+from .settings import check_settings, choose_device
 from .stream import StreamSeparator, Stretch
 from .survey import scan, survey
-from .unmix_python import cuda_available
 
 DEFAULT_SOI = "rrc:qpsk,sps=16,rolloff=0.5,span=8"
 DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
@@ -77,31 +77,17 @@ class Recording:
         self._announce, self._progress = announce, progress
         self._cancel = cancel or CancelFlag()
         try:
-            self._check_numbers()
+            check_settings(settings.method, settings.steps, settings.window, settings.batch, settings.seed,
+                           settings.sir_db, settings.device, lambda name: f"--{name.replace('_', '-')}")
+            if not settings.interference:
+                raise ValueError("a separation needs at least one --interference")
             self._open()
         except (ValueError, OSError) as error:  # CaptureError and PriorError are ValueErrors
             raise RecordingError(str(error)) from error
 
-    def _check_numbers(self) -> None:
-        s = self.settings
-        for name, value, most in (("window", s.window, 10**8), ("steps", s.steps, 10**9), ("batch", s.batch, 10**6)):
-            if value is not None and not 1 <= value <= most:
-                raise RecordingError(f"--{name} {value} is impossible; it must be at least 1 and at most {most}")
-        if not 0 <= s.seed < 1 << 63:
-            raise RecordingError(f"--seed {s.seed} is impossible; it must lie between 0 and 2^63 - 1")
-        if s.method == "matched-filter" and s.steps is not None:
-            raise RecordingError(f"--steps {s.steps} means nothing to the method matched-filter, which takes no steps; "
-                                 "leave it out or choose alpha-rgs or pnp-dr (--method)")
-        if s.sir_db is not None and not abs(s.sir_db) <= 100:
-            raise RecordingError(f"--sir-db {s.sir_db:g} is impossible; it must be auto or lie between -100 and 100 dB")
-        if not s.interference:
-            raise RecordingError("a separation needs at least one --interference")
-        if s.device not in ("auto", "cpu", "cuda"):
-            raise RecordingError(f"unknown device '{s.device}'; allowed are auto, cpu and cuda")
-
     def _open(self) -> None:
         s = self.settings
-        self.device = ("cuda" if cuda_available() else "cpu") if s.device == "auto" else s.device
+        self.device = choose_device(s.device)
         self.capture = open_capture(s.capture, s.format, s.sample_rate)
         capture = self.capture
         rate = f"{capture.sample_rate:.12g} samples/s" if capture.sample_rate else "sample rate unknown"
@@ -166,15 +152,7 @@ class Recording:
     def _estimate_levels(self) -> Levels:
         sir_db = self.settings.sir_db
         density, power = survey(self.capture)
-        try:
-            levels = estimate_levels(density, power, self.priors, sir_db)
-        except PriorError:
-            if sir_db is None:
-                raise
-            # Without the signals' spectra the noise cannot be told apart: take all power for signals.
-            others = np.full(len(self.priors) - 1, 10 ** (-sir_db / 10) / (len(self.priors) - 1))
-            share = np.concatenate([[1.0], others])
-            levels = Levels(np.sqrt(share * power / share.sum()), 0.0)
+        levels = estimate_levels(density, power, self.priors, sir_db)
         if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
             missing = ", ".join(p.name for p, g in zip(self.priors, levels.gains, strict=True) if not g > 0)
             at = "" if sir_db is None else f" at an SIR of {sir_db:g} dB"

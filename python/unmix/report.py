@@ -42,7 +42,7 @@ class Tally:
     def add(self, reports: Sequence[WindowReport]) -> None:
         """Count windows, which must come in order."""
         for report in reports:
-            broken = report.outcome in ("diverged", "untouched")
+            broken = not report.separated
             agreement = 0.0 if broken else report.agreement
             if self.count % self.every == 0:
                 row = dataclasses.asdict(report) | {"agreement": agreement}

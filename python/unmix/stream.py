@@ -3,15 +3,19 @@
 
 import time
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Union
 
 import numpy as np
 
-from .estimators import Levels
+from .captures.formats import ABSURD_MAGNITUDE
+from .estimators import Levels, LevelTracker
 from .priors import Prior, PriorError
-from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, resolve_method, separate
+from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, Separation, resolve_method, separate
 from .unmix_python import agreement_threshold
 from .windows import Plan, Window, default_overlap
+
+#: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
+PASSED = ("untouched", "diverged", "broken_samples", "no_levels")
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class WindowReport:
 
     start: its first kept sample; length: kept samples. sir_db: as re-estimated in the window. agreement: the share
     (0 .. 1) of kept symbols on which the sources' estimates explain the mixture. disagreement: what they leave
-    unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ... seconds: of
-    computing.
+    unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ..., or one of
+    PASSED. seconds: of computing.
     """
 
     number: int
@@ -33,6 +37,11 @@ class WindowReport:
     calls: int
     outcome: str
     seconds: float
+
+    @property
+    def separated(self) -> bool:
+        """Whether the window was separated at all."""
+        return self.outcome not in PASSED
 
 
 @dataclass(frozen=True)
@@ -47,17 +56,19 @@ class Stretch:
 class StreamSeparator:
     """Takes a stream apart window by window.
 
-    priors: K >= 2, the SOI first. levels: amplitudes in the stream's units. method, steps, seed, device, batch: see
-    separators. window, overlap: samples (default: 2560, or what the priors were trained on; a tenth of it).
-    cancel: stops a running separation within one step.
+    priors: K >= 2, the SOI first. levels: amplitudes in the stream's units, or a tracker that estimates them from the
+    stream up to the end of each batch. method, steps, seed, device, batch: see separators. window, overlap: samples
+    (default: 2560, or what the priors were trained on; a tenth of it). cancel: stops a running separation within one
+    step. method, steps, levels and cancel may be set between calls.
 
     push() takes samples and returns what is finished; finish() returns the rest. Every sample comes out exactly once,
-    at its own place. Raises ValueError (PriorError) at construction for impossible arguments.
+    at its own place. Windows with samples that are not finite or beyond 1e18, or for which the tracker finds no levels,
+    pass through, see PASSED. Raises ValueError (PriorError) at construction for impossible arguments.
     """
 
-    def __init__(self, priors: Sequence[Prior], levels: Levels, method: str = "auto", steps: Optional[int] = None,
-                 window: Optional[int] = None, overlap: Optional[int] = None, seed: int = 0, device: str = "cpu",
-                 batch: int = 64, cancel: Optional[CancelFlag] = None):
+    def __init__(self, priors: Sequence[Prior], levels: Union[Levels, LevelTracker], method: str = "auto",
+                 steps: Optional[int] = None, window: Optional[int] = None, overlap: Optional[int] = None,
+                 seed: int = 0, device: str = "cpu", batch: int = 64, cancel: Optional[CancelFlag] = None):
         self.priors = list(priors)
         self.levels = levels
         self.method = resolve_method(method)
@@ -84,12 +95,18 @@ class StreamSeparator:
         self._buffer = np.zeros(0, dtype=np.complex64)
         self._buffer_start = 0
         self._received = 0
+        self._surveyed = 0  # samples that the tracker has seen
         self._next = 0  # number of the next window
 
     @property
     def latency(self) -> int:
-        """Samples that are held back before a window can be separated."""
-        return self.plan.window
+        """Samples that go in before the first come out: those of a batch of windows, and one."""
+        return self.plan.window + (self.batch - 1) * self.plan.hop + 1
+
+    @property
+    def missing(self) -> int:
+        """Samples that complete the batch which is being collected, >= 0."""
+        return max(0, self._next * self.plan.hop + self.latency - self._received)
 
     def push(self, samples: np.ndarray, progress: Optional[Progress] = None, flush: bool = False
              ) -> Optional[Stretch]:
@@ -126,42 +143,38 @@ class StreamSeparator:
         length = self.plan.window
         if self._received < length and not self.fixed_window:
             length = self._received
-        gain = self.levels.gains[0]
-        mixture = np.stack([self._cut(w, length) for w in windows]) / np.float32(gain)
+        mixture = np.stack([self._cut(w, length) for w in windows])
         began = time.monotonic()
-        problem = Problem(
-            mixture, self.priors, self.levels.gains / gain, self.levels.noise_variance / gain**2,
-            index=np.array([w.number for w in windows], dtype=np.uint64),
-            margin=self.plan.margin if self._received > self.plan.window else 0,
-            seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
-        result = separate(problem, self.method, self.steps)
+        levels = self._current_levels(windows[-1].start + length)
+        whole = (np.abs(mixture) < ABSURD_MAGNITUDE).all(1)  # false for NaN
+        sound = np.flatnonzero(whole) if levels is not None else np.zeros(0, int)
+        separated = self._solve(mixture[sound], [windows[i] for i in sound], levels, progress) if len(sound) else None
         seconds = (time.monotonic() - began) / len(windows)
 
-        unseparated = np.isin(result.outcomes, (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)))
         done = len(windows)
-        if self.cancel is not None and self.cancel.is_set():
-            halted = np.isin(result.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
-            done = int(np.argmax(halted)) if halted.any() else done  # keep what is whole and gapless
+        if separated is not None and self.cancel is not None and self.cancel.is_set():
+            halted = np.isin(separated.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
+            done = int(sound[np.argmax(halted)]) if halted.any() else done  # keep what is whole and gapless
             if not done:
                 return None
+        row = {int(place): i for i, place in enumerate(sound)}
         pieces, reports = [], []
-        noise = self.levels.noise_variance / gain**2
         for i, window in enumerate(windows[:done]):
             begin, end = window.keep_from - window.start, window.keep_to - window.start
-            if unseparated[i]:  # pass the mixture through rather than something broken
-                kept = np.zeros((len(self.priors), end - begin), dtype=np.complex64)
-                kept[0] = mixture[i, begin:end] * np.float32(gain)
-            else:
-                scale = (result.gains[i] * gain).astype(np.float32)
-                kept = result.sources[:, i, begin:end] * scale[:, None]
+            j = row.get(i)
+            if j is not None and separated.outcomes[j] not in (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)):
+                scale = (separated.gains[j] * levels.gains[0]).astype(np.float32)
+                pieces.append(separated.sources[:, j, begin:end] * scale[:, None])
+                reports.append(self._report(window, separated, j, levels, seconds))
+                continue
+            kept = np.zeros((len(self.priors), end - begin), dtype=np.complex64)
+            kept[0] = mixture[i, begin:end]  # the mixture rather than something broken
             pieces.append(kept)
-            blocks = result.disagreement[i, begin // self.block:max(begin // self.block + 1, end // self.block)]
-            threshold = agreement_threshold(AGREEMENT, float(np.median(blocks)), noise)
-            ratio = float(np.sum(result.gains[i, 1:] ** 2) / result.gains[i, 0] ** 2)
-            reports.append(WindowReport(
-                window.number, window.keep_from, end - begin, -10 * float(np.log10(ratio)),
-                float(np.mean(blocks < threshold)), float(np.mean(blocks)), int(result.calls[i]),
-                Outcome(int(result.outcomes[i])).name.lower(), seconds))
+            outcome = "broken_samples" if not whole[i] else "no_levels" if levels is None else \
+                Outcome(int(separated.outcomes[j])).name.lower()
+            reports.append(WindowReport(window.number, window.keep_from, end - begin,
+                                        float("nan") if levels is None else levels.sir_db, 0.0, float("nan"),
+                                        0 if j is None else int(separated.calls[j]), outcome, seconds))
         self._next += done
         keep_start = self.plan.regular(self._next).start
         # The last window reaches back by up to a whole window: hold that much.
@@ -169,3 +182,34 @@ class StreamSeparator:
         self._buffer = self._buffer[keep_start - self._buffer_start:]
         self._buffer_start = keep_start
         return Stretch(windows[0].keep_from, np.concatenate(pieces, axis=1), reports)
+
+    def _current_levels(self, end: int) -> Optional[Levels]:
+        """The levels for windows that end before sample `end`; a tracker is shown the stream up to there."""
+        if isinstance(self.levels, Levels):
+            return self.levels
+        begin = max(self._surveyed, self._buffer_start)
+        self._surveyed = max(self._surveyed, min(end, self._received))
+        return self.levels.update(self._buffer[begin - self._buffer_start:self._surveyed - self._buffer_start])
+
+    def _solve(self, mixture: np.ndarray, windows: list[Window], levels: Levels, progress: Optional[Progress]
+               ) -> Separation:
+        """Separate sound windows, complex64 [W, N] in the stream's units."""
+        gain = levels.gains[0]
+        problem = Problem(
+            mixture / np.float32(gain), self.priors, levels.gains / gain, levels.noise_variance / gain**2,
+            index=np.array([w.number for w in windows], dtype=np.uint64),
+            margin=self.plan.margin if self._received > self.plan.window else 0,
+            seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
+        return separate(problem, self.method, self.steps)
+
+    def _report(self, window: Window, separated: Separation, row: int, levels: Levels, seconds: float) -> WindowReport:
+        begin, end = window.keep_from - window.start, window.keep_to - window.start
+        blocks = separated.disagreement[row, begin // self.block:max(begin // self.block + 1, end // self.block)]
+        noise = levels.noise_variance / levels.gains[0] ** 2
+        threshold = agreement_threshold(AGREEMENT, float(np.median(blocks)), noise)
+        gains = separated.gains[row]
+        return WindowReport(
+            window.number, window.keep_from, end - begin,
+            -10 * float(np.log10(float(np.sum(gains[1:] ** 2) / gains[0] ** 2))), float(np.mean(blocks < threshold)),
+            float(np.mean(blocks)), int(separated.calls[row]), Outcome(int(separated.outcomes[row])).name.lower(),
+            seconds)
