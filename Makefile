@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   sets everything up and separates the sample captures
 # make test   sets everything up and runs every test
-# Both do nothing twice. They need Debian 12 and, to install packages, root or sudo.
+# make install [PREFIX=/usr/local], make uninstall [PREFIX=...]   see README.md
+# make screenshots   takes the documentation's pictures of GNU Radio Companion
+# Nothing is set up twice. They need Debian 12 and, to install packages, root or sudo.
 
 SHELL := /bin/bash
 PYTHON := $(CURDIR)/.venv/bin/python
 BUILD := $(CURDIR)/build
 RUN := source $(BUILD)/run_env.sh && cd $(CURDIR) &&
 SAMPLES := apps/samples
+PREFIX := /usr/local
 
-.PHONY: demo test build setup packages training-env lint clean
+.PHONY: demo test build install uninstall screenshots setup packages training-env lint clean
 
 demo: build
 	@$(RUN) python apps/make_samples.py --wifi $(SAMPLES)/wifi_excerpt.sigmf-meta --output $(BUILD)/demo
@@ -29,6 +32,17 @@ test: build training-env
 build: setup
 	@test -f $(BUILD)/Makefile || cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(PYTHON)
 	@cmake --build $(BUILD) --parallel $$(nproc)
+
+install: build
+	@cmake/install.sh $(PREFIX) $(BUILD) $(PYTHON)
+
+uninstall:
+	@cmake/uninstall.sh $(PREFIX)
+
+# A screen, a window manager, and what takes the picture: nothing else needs them.
+screenshots: build
+	@cmake/install_packages.sh xvfb xauth openbox xdotool imagemagick
+	@$(RUN) docs/screenshots.sh
 
 setup: .venv/ready
 
