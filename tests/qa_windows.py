@@ -6,7 +6,7 @@ import unittest
 import numpy as np
 import torch
 from gnuradio.unmix import priors, signals
-from gnuradio.unmix.estimators import Levels, estimate_levels, ofdm_start_and_phase
+from gnuradio.unmix.estimators import Levels, LevelTracker, estimate_levels, ofdm_start_and_phase
 from gnuradio.unmix.priors import PriorError
 from gnuradio.unmix.priors.gaussian import spectrum
 from gnuradio.unmix.separators import CancelFlag
@@ -304,6 +304,52 @@ class LevelEstimates(unittest.TestCase):
         bins[np.abs(np.fft.fftfreq(256)) < 0.09] *= 0.2
         with self.assertRaisesRegex(ValueError, "shows no rrc:qpsk,sps=8"):
             estimate_levels(bins, 1.0, used)
+
+
+class LevelTracking(unittest.TestCase):
+    def setUp(self):
+        self.used = [priors.parse("rrc:qpsk"), priors.parse("cp-ofdm:qpsk")]
+
+    def mixture(self, symbols, gains, seed=0):
+        rng = np.random.default_rng(seed)
+        s, _ = signals.linear_modulation(rng, 1, symbols)
+        b, _ = signals.cp_ofdm(rng, 1, 16 * symbols)
+        return (gains[0] * s[0] + gains[1] * b[0]).astype(np.complex64)
+
+    def test_a_steady_stream_gives_its_levels_however_it_is_cut(self):
+        y = self.mixture(10000, (0.3, 1.2))
+        found = []
+        for cuts in ([], [100000], np.arange(1000, 160000, 1000)):
+            tracker = LevelTracker(self.used, memory=1e5)
+            for piece in np.split(y, cuts):
+                levels = tracker.update(piece)
+            found.append(levels.gains)
+        np.testing.assert_allclose(found[0], [0.3, 1.2], rtol=0.04)
+        for gains in found[1:]:
+            np.testing.assert_allclose(gains, found[0], rtol=1e-3)  # the fit is made from the same frames
+
+    def test_a_change_is_forgotten_with_the_memory(self):
+        tracker = LevelTracker(self.used, memory=10000)
+        tracker.update(self.mixture(5000, (0.1, 1.0)))
+        levels = tracker.update(self.mixture(5000, (0.1, 0.2), seed=1))  # 80,000 samples: 8 memories
+        self.assertAlmostEqual(levels.sir_db, -6.02, delta=1.0)
+
+    def test_a_given_sir_is_held(self):
+        tracker = LevelTracker(self.used, sir_db=-9.0)
+        self.assertAlmostEqual(tracker.update(self.mixture(1000, (1.0, 2.8))).sir_db, -9.0, places=6)
+
+    def test_what_gives_no_levels_is_said_and_broken_samples_are_left_out(self):
+        tracker = LevelTracker(self.used)
+        self.assertIsNone(tracker.update(np.ones(100, np.complex64)))
+        self.assertRegex(tracker.reason, "no 256 sound samples")
+        self.assertIsNone(tracker.update(np.full(5000, np.nan, np.complex64)))
+        self.assertRegex(tracker.reason, "no 256 sound samples")
+        self.assertIsNone(LevelTracker(self.used).update(np.zeros(5000, np.complex64)))
+        y = self.mixture(2000, (1.0, 4.0))
+        y[777] = np.inf
+        clean = tracker.update(y)
+        self.assertIsNone(tracker.reason)
+        np.testing.assert_allclose(clean.gains, [1.0, 4.0], rtol=0.1)
 
 
 class OfdmStartAndPhase(unittest.TestCase):

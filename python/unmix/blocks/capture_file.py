@@ -28,8 +28,8 @@ class capture_source(gr.hier_block2):
 
     def __init__(self, path, format: str = "auto", repeat: bool = False, sample_rate=None):
         capture = captures.open_capture(path, format, sample_rate)
-        begin, stored = capture._segments[0][1], capture._format
-        if any(offset != begin + first * stored.sample_bytes for first, offset in capture._segments):
+        begin, stored = capture.segments[0][1], capture.sample_format
+        if any(offset != begin + first * stored.sample_bytes for first, offset in capture.segments):
             raise ValueError(f"{capture.path} has headers between its capture segments, which GNU Radio's file source "
                              "cannot leave out: play a copy without them.")
         convert = _converter(capture.path, stored)

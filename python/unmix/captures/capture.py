@@ -22,6 +22,8 @@ class Capture:
         center_frequency: hertz, or None where nothing says.
         length: number of samples, at least 1.
         metadata: a dict, the global section of the SigMF metadata, or {}.
+        sample_format: how a sample is stored, a ``formats.SampleFormat``.
+        segments: where samples lie in the file, ``[(first sample, byte offset), ...]``.
     """
 
     def __init__(self, path, sample_format, segments, length, format_reason, sample_rate=None,
@@ -43,8 +45,8 @@ class Capture:
         self.center_frequency = center_frequency
         self.length = length
         self.metadata = dict(metadata or {})
-        self._format = sample_format
-        self._segments = list(segments)
+        self.sample_format = sample_format
+        self.segments = list(segments)
 
     def __len__(self):
         return self.length
@@ -71,11 +73,11 @@ class Capture:
             raise CaptureError(f"Cannot read {count} samples from sample {start}: both must be 0 or more.")
         stop = min(start + count, self.length)
         pieces = []
-        ends = [first for first, _ in self._segments[1:]] + [self.length]
-        for (first, offset), end in zip(self._segments, ends, strict=True):
+        ends = [first for first, _ in self.segments[1:]] + [self.length]
+        for (first, offset), end in zip(self.segments, ends, strict=True):
             begin, end = max(start, first), min(stop, end)
             if begin < end:
-                offset += (begin - first) * self._format.sample_bytes
+                offset += (begin - first) * self.sample_format.sample_bytes
                 pieces.append(self._read_piece(begin, end, offset))
         if len(pieces) == 1:
             return pieces[0]
@@ -86,11 +88,11 @@ class Capture:
         # has been shortened meanwhile raises here, where access through one long-lived mapping would kill the
         # process.
         try:
-            stored = np.memmap(self.path, self._format.component, "r", offset, shape=(2 * (end - begin),))
+            stored = np.memmap(self.path, self.sample_format.component, "r", offset, shape=(2 * (end - begin),))
         except (OSError, ValueError) as error:
             raise CaptureError(f"{self.path} can no longer be read at samples {begin} to {end}: {error}; it "
                                "must not be moved, shortened or written while it is read.") from error
-        samples, bad = self._format.decode(stored)
+        samples, bad = self.sample_format.decode(stored)
         if bad is not None:
             i, q = (float(v) for v in stored[2 * bad:2 * bad + 2])
             raise CaptureError(self._complain(begin + bad, i, q))
