@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..wording import one_line
+
+MOST_BITS = 10**8
+
 
 def random_bits(count: int, seed: int = 0) -> list[int]:
     """`count` >= 1 equiprobable bits (0 or 1); the same for the same seed. Raises ValueError for other counts."""
@@ -14,11 +18,19 @@ def random_bits(count: int, seed: int = 0) -> list[int]:
 
 
 def read_bits(path: str) -> list[int]:
-    """Bits of a file that holds one byte, 0 or 1, for each. Raises ValueError with one sentence for anything else."""
+    """Bits of a file that holds one byte, 0 or 1, for each: up to 100 million.
+
+    Raises ValueError with one sentence for anything else.
+    """
+    name = one_line(path)
     try:
+        if not Path(path).is_file():
+            raise ValueError(f"the bits in {name} cannot be read: there is no such file")
+        if Path(path).stat().st_size > MOST_BITS:
+            raise ValueError(f"{name} holds more than {MOST_BITS} bytes, too many to be known bits")
         bits = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
     except OSError as error:
-        raise ValueError(f"the bits in {path} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"the bits in {name} cannot be read: {error.strerror or error}") from error
     if not len(bits) or bits.max() > 1:
-        raise ValueError(f"{path} does not hold bits: it must have one byte, 0 or 1, for each")
+        raise ValueError(f"{name} does not hold bits: it must have one byte, 0 or 1, for each")
     return bits.tolist()

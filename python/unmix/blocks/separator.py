@@ -16,6 +16,7 @@ from ..separators import CancelFlag, resolve_method
 from ..settings import check_settings, choose_device
 from ..stream import StreamSeparator, Stretch, WindowReport
 from ..unmix_gnuradio import input_done, items_available, output_done, stop_requested
+from ..wording import one_line
 
 CONTROL = pmt.intern("control")
 REPORT = pmt.intern("report")
@@ -137,7 +138,7 @@ class separator_cc(gr.basic_block):
         try:
             self._set(**self._changes(message))
         except (ValueError, TypeError, OverflowError) as error:
-            self.logger.warn(f"control message dropped: {error}: {str(message)[:200]}")
+            self.logger.warn(f"control message dropped: {one_line(str(error) or 'it is no proper list')}")
 
     def _changes(self, message) -> dict:
         """Settings in a message. Raises ValueError with a sentence for anything else."""
@@ -151,17 +152,17 @@ class separator_cc(gr.basic_block):
         changes = {}
         for item in items:
             key, value = pmt.to_python(pmt.car(item)), pmt.to_python(pmt.cdr(item))
-            if key not in self._wanted:
-                raise ValueError(f"'{key}' cannot be set; {', '.join(self._wanted)} can")
+            if not isinstance(key, str) or key not in self._wanted:
+                raise ValueError(f"{key!r} cannot be set; {', '.join(self._wanted)} can")
             if key == "sir_db" and self._fixed is not None:
                 raise ValueError("the levels are fixed, so the SIR cannot be set")
-            if key in ("sir_db", "steps") and value == "auto":
+            if key in ("sir_db", "steps") and isinstance(value, str) and value == "auto":
                 value = None
             elif key == "method":
                 if not isinstance(value, str):
                     raise ValueError("method must be a symbol")
             elif not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ValueError(f"{key} must be a number")
+                raise ValueError(f"{key} must be a number, not {value!r}")
             elif key == "steps":
                 if value != int(value):
                     raise ValueError("steps must be a whole number")

@@ -13,6 +13,9 @@ SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 NUMBER = r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 
+#: Characters of the longest rate that is looked at.
+LONGEST_RATE = 100
+
 
 def parse_rate(text):
     """Read a sample rate in engineering notation.
@@ -27,7 +30,10 @@ def parse_rate(text):
         CaptureError: (a ValueError) for anything else; milli (25m) is refused, because it is a typing error
             for 25M.
     """
-    match = re.fullmatch(rf"({NUMBER}|\.\d+)\s*([kKMG]?)\s*(?:Hz|sps|Sps|S/s)?", str(text).strip())
+    typed = str(text).strip()
+    match = None
+    if len(typed) <= LONGEST_RATE:
+        match = re.fullmatch(rf"({NUMBER}|\.\d+)\s*([kKMG]?)\s*(?:Hz|sps|Sps|S/s)?", typed)
     rate = float(match[1]) * SCALES[match[2]] if match else math.nan
     if not (math.isfinite(rate) and rate > 0):
         raise CaptureError(f"The sample rate {str(text)!r} is not a positive number of samples per second "
@@ -51,10 +57,10 @@ def parse_file_name(path):
     name = path.stem if known else path.name  # '.4M' of a name without suffix is no suffix
     match = re.fullmatch(r"gqrx_\d{8}_\d{6}_(\d+)_(\d+)_fc", name)
     if match:
-        return "gqrx", float(match[2]) or None, float(match[1])
+        return "gqrx", _told(match[2]) or None, _told(match[1])
     match = re.search(rf"-f({NUMBER})-s({NUMBER})(?=-|$)", name)
     if match:
-        return None, float(match[2]) or None, float(match[1])
+        return None, _told(match[2]) or None, _told(match[1])
 
     rate = frequency = None
     bare = []  # numbers with a k, M or G and no unit, with their place in the name
@@ -62,7 +68,9 @@ def parse_file_name(path):
         match = re.fullmatch(rf"({NUMBER})([kKMG]?)(Hz|sps|Sps|)", token)
         if not match:
             continue
-        value = float(match[1]) * SCALES[match[2]]
+        value = _told(match[1], SCALES[match[2]])
+        if value is None:
+            continue
         if match[3] == "Hz":
             frequency = frequency or value or None  # SDR# writes 0Hz where it does not know
         elif match[3]:
@@ -74,3 +82,9 @@ def parse_file_name(path):
         if next_place == place + 1 and first > 0 and second > 0 and rate is None and frequency is None:
             frequency, rate = first, second
     return None, rate, frequency
+
+
+def _told(number, scale=1.0):
+    """The number that a file name tells, or None for one that is beyond all bounds, such as 1e999."""
+    value = float(number) * scale
+    return value if math.isfinite(value) else None

@@ -62,7 +62,7 @@ def open_capture(path, format="auto", sample_rate=None):
 def _positive_rate(sample_rate):
     try:
         rate = float(sample_rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
         raise CaptureError(f"The sample rate {sample_rate!r} is not allowed: it must be a positive, finite "

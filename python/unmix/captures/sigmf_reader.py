@@ -17,8 +17,10 @@ from .formats import make_format, parse_format
 #: Up to this size the data is checked against core:sha512; a larger file would take seconds and more to hash.
 HASH_LIMIT_BYTES = 64 << 20
 
-#: Bytes of the largest metadata file that is read; more is no metadata.
-META_LIMIT_BYTES = 256 << 20
+#: Bytes of the largest metadata file that is read: to hold it against the schema takes 30 times as much memory.
+META_LIMIT_BYTES = 16 << 20
+
+MOST_RATE = 1e12  # by the schema
 
 
 def open_sigmf(stem, explicit, sample_rate):
@@ -51,7 +53,10 @@ def open_sigmf(stem, explicit, sample_rate):
     data_path = _data_path(meta_path, data_path, given)
     sample_format, reason = _sample_format(meta_path, given, explicit)
     rate, rate_reason = _sample_rate(meta_path, given, sample_rate)
-    segments, annotations = _validated(meta_path, document, sample_format, rate)
+    try:
+        segments, annotations = _validated(meta_path, document, sample_format, rate)
+    except RecursionError as error:
+        raise CaptureError(f"The metadata {meta_path} is nested too deeply for SigMF.") from error
 
     length, layout = _fit(meta_path, data_path, given, sample_format, segments)
     _check_annotations(meta_path, annotations, int(given.get("core:offset") or 0), length)
@@ -59,6 +64,8 @@ def open_sigmf(stem, explicit, sample_rate):
 
     frequencies = [segment.get("core:frequency") for segment in segments]
     frequency = frequencies[0] if frequencies else None
+    if frequency is not None and not math.isfinite(frequency):  # NaN is below and above every limit of the schema
+        raise CaptureError(f"core:frequency in {meta_path} is {frequency}: it must be a finite number of hertz.")
     reason += rate_reason
     if len(set(frequencies)) > 1:
         reason += f"; the frequency changes between its {len(segments)} segments, the first one's is taken"
@@ -69,8 +76,8 @@ def open_sigmf(stem, explicit, sample_rate):
 def _read_json(meta_path):
     """The metadata as a dict that has a global section."""
     if meta_path.stat().st_size > META_LIMIT_BYTES:
-        raise CaptureError(f"{meta_path} is larger than {META_LIMIT_BYTES >> 20} MB: this is no SigMF "
-                           "metadata.")
+        raise CaptureError(f"{meta_path} is larger than {META_LIMIT_BYTES >> 20} MB, the limit of "
+                           "metadata here.")
     try:
         document = json.loads(meta_path.read_bytes())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -133,9 +140,9 @@ def _sample_rate(meta_path, given, sample_rate):
     if declared is None:
         return None, ""
     number = isinstance(declared, (int, float)) and not isinstance(declared, bool)
-    if not (number and math.isfinite(declared) and declared > 0):
-        raise CaptureError(f"core:sample_rate in {meta_path} is {declared!r}: it must be a positive number, "
-                           "or be given by hand.")
+    if not (number and 0 < declared <= MOST_RATE):
+        raise CaptureError(f"core:sample_rate in {meta_path} is {declared!r}: it must be a positive number "
+                           "of at most 1e12, or be given by hand.")
     return float(declared), ""
 
 
