@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults of a receiver's front end, found in a capture and taken back: DC offset and IQ imbalance."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .captures import Capture
+from .survey import stretches
+
+#: A fault is corrected where it is this many standard errors away from nothing.
+SURE = 6.0
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """What a front end makes of a signal x: direct * x + image * conj(x) + dc.
+
+    dc: complex, in the capture's units. image: complex, of the mirrored spectrum relative to the direct path, which
+    has gain 1. Zero means none.
+    """
+
+    dc: complex = 0j
+    image: complex = 0j
+
+    def correct(self, samples: np.ndarray) -> np.ndarray:
+        """Samples complex64 [n] as they were before the front end, complex64."""
+        if not self:
+            return samples
+        x = samples - np.complex64(self.dc)
+        if self.image:
+            x = (x - np.complex64(self.image) * x.conj()) / np.float32(1 - abs(self.image) ** 2)
+        return x.astype(np.complex64, copy=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.dc or self.image)
+
+    @property
+    def imbalance(self) -> tuple[float, float]:
+        """The IQ imbalance as gain of I over Q (dB) and error of their right angle (degrees)."""
+        # y = x + image conj(x): I has gain |1 + image|, Q |1 - image|, their axes turn by the arguments.
+        i, q = 1 + self.image, 1 - self.image
+        return 20 * math.log10(abs(i) / abs(q)), math.degrees(np.angle(i * np.conj(q)))
+
+
+class CorrectedCapture:
+    """A capture whose samples are read through FrontEnd.correct; everything else is the capture's own."""
+
+    def __init__(self, capture: Capture, front_end: FrontEnd):
+        self._capture, self._front_end = capture, front_end
+
+    def __getattr__(self, name: str):
+        return getattr(self._capture, name)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Samples start .. start + count as before the front end, see Capture.read."""
+        return self._front_end.correct(self._capture.read(start, count))
+
+
+def estimate_front_end(capture: Capture, circular: bool) -> FrontEnd:
+    """Find DC offset and IQ imbalance from up to 64 stretches across a capture.
+
+    circular: whether all signals in it are, which QPSK, 8PSK, 16QAM and OFDM of them are and BPSK is not: the mean of
+    y^2 is then 2 image E|y|^2 and shows the imbalance. Otherwise no imbalance is sought. Only what stands out from the
+    scatter between 256 parts of the capture is reported; a short capture (less than 65,536 samples) shows nothing.
+    """
+    parts = []  # per part: mean of y, of y^2, of |y|^2
+    for start, count in stretches(capture.length):
+        piece = capture.read(start, count)
+        for part in np.array_split(piece, max(1, len(piece) // 4096)):
+            parts.append([part.mean(dtype=np.complex128), np.mean(part * part, dtype=np.complex128),
+                          np.mean(np.abs(part) ** 2, dtype=np.float64)])
+    table = np.array(parts)
+    if len(table) < 16:
+        return FrontEnd()
+    dc = _sure(table[:, 0])
+    squares = table[:, 1] - dc**2
+    power = float(table[:, 2].real.mean()) - abs(dc) ** 2
+    if not circular or not power > 0:
+        return FrontEnd(dc)
+    ratio = _sure(squares) / power  # 2 image / (1 + |image|^2)
+    if not 0 < abs(ratio) < 1:
+        return FrontEnd(dc)
+    size = (1 - math.sqrt(1 - abs(ratio) ** 2)) / abs(ratio)
+    return FrontEnd(dc, size * ratio / abs(ratio))
+
+
+def _sure(values: np.ndarray) -> complex:
+    """The mean of complex values, or 0 where their scatter explains it."""
+    mean = complex(values.mean())
+    error = math.sqrt(float(np.mean(np.abs(values - mean) ** 2)) / len(values))
+    return mean if abs(mean) > SURE * error else 0j
