@@ -58,7 +58,7 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
             weight = 1 / (share @ shapes + 1e-6 * share.max())
         if np.any(share[:-1] <= 0):
             names = ", ".join(p.name for p, s in zip(priors, share, strict=False) if s <= 0)
-            raise ValueError(f"the spectrum of the capture shows no {names}; give the SIR (--sir-db) or another prior")
+            raise ValueError(f"the spectrum of the capture shows no {names}; give the SIR or another prior")
     else:
         ratio = 10 ** (sir_db / 10)
         if len(priors) > 2:
@@ -78,10 +78,15 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
 class LevelTracker:
     """Levels of a stream, re-estimated as it goes on, from a spectrum that forgets exponentially.
 
+    Where an update's power differs from the average by more than JUMP_DB, all before it is forgotten at once: a signal
+    came, went or changed. Frames with a thousand times the power of the update's median frame (clicks) are left out.
+
     priors: SOI first. sir_db: None to estimate it. memory: samples after which a sample's weight has fallen to 1/e.
     """
 
     BINS = 256
+    JUMP_DB = 1.5
+    CLICK = 1e3
 
     def __init__(self, priors: Sequence[Prior], sir_db: Optional[float] = None, memory: float = 256 * 2304):
         self.priors, self.sir_db, self.memory = list(priors), sir_db, memory
@@ -127,6 +132,14 @@ class LevelTracker:
         whole = (np.abs(frames) < ABSURD_MAGNITUDE).all(1)  # false for NaN
         taper = np.hanning(self.BINS + 1)[:self.BINS]
         power = np.abs(np.fft.fft(frames[whole] * taper)) ** 2 / np.sum(taper**2)
+        if not len(power):
+            return
+        total = power.mean(1)
+        usual = total <= self.CLICK * max(np.median(total), 1e-30)
+        power, now = power[usual], float(total[usual].mean())
+        before = self._spectrum.mean() / self._weight if self._weight else now
+        if abs(np.log10(max(now, 1e-30) / max(before, 1e-30))) > self.JUMP_DB / 10:
+            self._spectrum, self._weight = np.zeros(self.BINS), 0.0
         weights = np.exp(-hop / self.memory * np.arange(len(power))[::-1])
         decay = np.exp(-hop / self.memory * len(power))
         self._spectrum = self._spectrum * decay + weights @ power

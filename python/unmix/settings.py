@@ -4,30 +4,38 @@
 from collections.abc import Callable
 from typing import Optional
 
+import numpy as np
+
 from .separators import resolve_method
 from .unmix_python import cuda_available
 
-MOST = {"window": 10**8, "steps": 10**9, "batch": 10**6}
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def check_settings(method: str = "auto", steps: Optional[int] = None, window: Optional[int] = None, batch: int = 64,
-                   seed: int = 0, sir_db: Optional[float] = None, device: str = "auto",
-                   option: Callable[[str], str] = str) -> None:
-    """Refuse what no separation can work with. option: how a setting is called, "steps" -> "--steps".
+                   seed: int = 0, sir_db: Optional[float] = None, device: str = "auto", overlap: Optional[int] = None,
+                   option: Callable[[str], str] = str, automatic: str = "None") -> None:
+    """Refuse what no separation can work with. option: how a setting is called, "steps" -> "--steps". automatic: how an
+    SIR that is to be estimated is written.
 
     Raises ValueError with one sentence that names the setting, its value and what is allowed.
     """
-    for name, value in (("window", window), ("steps", steps), ("batch", batch)):
-        if value is not None and not 1 <= value <= MOST[name]:
-            raise ValueError(f"{option(name)} {value} is impossible; it must be at least 1 and at most {MOST[name]}")
-    if not 0 <= seed < 1 << 63:
-        raise ValueError(f"{option('seed')} {seed} is impossible; it must lie between 0 and 2^63 - 1")
+    for name, value, least, most in (("window", window, 1, 10**8), ("steps", steps, 1, 10**9),
+                                     ("batch", batch, 1, 10**6), ("overlap", overlap, 0, 10**8),
+                                     ("seed", seed, 0, 2**63 - 1)):
+        if value is None and name not in ("batch", "seed"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+            limits = f"at least {least} and at most {most}" if name != "seed" else "between 0 and 2^63 - 1"
+            raise ValueError(f"{option(name)} {value} is impossible; it must be a whole number, {limits}")
+    if not isinstance(method, str):
+        raise ValueError(f"{option('method')} {method!r} is impossible; it must be a name")
     if resolve_method(method) == "matched-filter" and steps is not None:
         raise ValueError(f"{option('steps')} {steps} means nothing to the method matched-filter, which takes no steps; "
                          f"leave it out or choose alpha-rgs or pnp-dr ({option('method')})")
-    if sir_db is not None and not abs(sir_db) <= 100:
-        raise ValueError(f"{option('sir_db')} {sir_db:g} is impossible; it must be auto or lie between -100 and 100 dB")
+    if sir_db is not None and (not isinstance(sir_db, (int, float, np.number)) or not abs(sir_db) <= 100):
+        raise ValueError(f"{option('sir_db')} {sir_db} is impossible; it must be {automatic} or lie between -100 and "
+                         "100 dB")
     if device not in DEVICES:
         raise ValueError(f"unknown device '{device}'; allowed are auto, cpu and cuda")
 

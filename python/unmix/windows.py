@@ -82,4 +82,5 @@ class Plan:
 def default_overlap(window: int, align: int) -> int:
     """The smallest overlap from a tenth of a window on that keeps window starts on the SOI's symbols."""
     smallest = window // 10
-    return smallest + (window - smallest) % align if align > 1 else smallest
+    overlap = smallest + (window - smallest) % align if align > 1 else smallest
+    return overlap if overlap < window else window % align  # windows of hardly more than a symbol

@@ -3,6 +3,7 @@
 
 import math
 
+import numpy as np
 from gnuradio import blocks, digital, filter, gr
 
 from ..priors import constellation as cons
@@ -18,6 +19,21 @@ CLOCK_DEVIATION = 1e-3
 WIDEST = 0.2
 
 
+class _sound_cc(gr.sync_block):
+    """Replaces samples that are not finite or beyond `most` by zeros: one of them would stay in the loops for ever."""
+
+    def __init__(self, most: float = 1e9):
+        gr.sync_block.__init__(self, "Sound samples", [np.complex64], [np.complex64])
+        self._most = most
+
+    def work(self, input_items, output_items):
+        samples, out = input_items[0], output_items[0]
+        sound = (np.abs(samples.real) < self._most) & (np.abs(samples.imag) < self._most)  # false for NaN
+        out[:] = samples
+        out[~sound] = 0
+        return len(out)
+
+
 class qpsk_receiver(gr.hier_block2):
     """Receives QPSK with root-raised-cosine pulses.
 
@@ -31,7 +47,8 @@ class qpsk_receiver(gr.hier_block2):
     0.22, where pulses cut to 8 symbols interfere, -28 dB. Noise costs 0.08 dB of Eb / N0 at 6 dB, 0.16 dB at 4 dB
     (rolloff 0.22: 0.25 dB).
 
-    Input: complex samples, sps per symbol. Outputs: 0: complex symbols, derotated, of unit power (noise included).
+    Input: complex samples, sps per symbol; broken ones (not finite, or beyond 1e9) count as zero.
+    Outputs: 0: complex symbols, derotated, of unit power (noise included).
     1: bytes, one bit (0 or 1) per item, two for each symbol, as `priors.constellation` labels the points. Either may
     stay unconnected. The last symbols of a stream that ends stay in the filters: 10 or so. Tags are not kept in place.
 
@@ -86,7 +103,8 @@ class qpsk_receiver(gr.hier_block2):
                                               CLOCK_DEVIATION * rate, 1)
         self._carrier = digital.costas_loop_cc(carrier_bandwidth, 4)
 
-        self.connect(self, matched, rms, at_centres, not_zero, to_complex, (level, 1))
+        self._sound = _sound_cc()
+        self.connect(self, self._sound, matched, rms, at_centres, not_zero, to_complex, (level, 1))
         self.connect(matched, (level, 0))
         self.connect(level, self._timing, self._carrier)
         symbols = self._carrier

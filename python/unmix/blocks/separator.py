@@ -2,6 +2,7 @@
 """The separator as a block: a complex stream in, every signal in it out, sample for sample."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Optional, Union
 
@@ -15,7 +16,7 @@ from ..recording import DEFAULT_INTERFERENCE, DEFAULT_SOI
 from ..separators import CancelFlag, resolve_method
 from ..settings import check_settings, choose_device
 from ..stream import StreamSeparator, Stretch, WindowReport
-from ..unmix_gnuradio import input_done, items_available, output_done, stop_requested
+from ..unmix_gnuradio import input_done, items_available, output_done, read_done, stop_requested
 from ..wording import one_line
 
 CONTROL = pmt.intern("control")
@@ -34,8 +35,9 @@ class separator_cc(gr.basic_block):
     spectrum. method: auto, pnp-dr, alpha-rgs or matched-filter. steps: largest number of calls of each prior; None for
     the method's own. window, overlap: samples; None: 2560, or what a prior was made for, and about a tenth of it.
     batch: windows that are separated at a time. device: auto, cpu or cuda. seed: of random numbers.
-    levels: None to estimate the signals' amplitudes from the stream, averaged over about the last `averaging`
-    windows; or K amplitudes, SOI first, in the stream's units, and the white noise's power (sir_db must be None then).
+    levels: None to estimate the signals' amplitudes from the stream, averaged over about the last `averaging` windows
+    or since the power last changed by more than 1.5 dB from one batch to the next; or K amplitudes, SOI first, in the
+    stream's units, and the white noise's power (sir_db must be None then).
 
     The same stream and settings give the same output, however GNU Radio cuts the stream. A window with samples that
     are NaN, infinite or beyond 1e18, or in which the spectrum shows nothing of one of the signals, passes through as
@@ -53,9 +55,12 @@ class separator_cc(gr.basic_block):
     def __init__(self, soi: str = DEFAULT_SOI, interference: Union[str, Sequence[str]] = DEFAULT_INTERFERENCE,
                  sir_db: Optional[float] = None, method: str = "auto", steps: Optional[int] = None,
                  window: Optional[int] = None, overlap: Optional[int] = None, batch: int = 16, device: str = "auto",
-                 seed: int = 0, levels: Optional[Sequence[float]] = None, averaging: float = 256):
-        check_settings(method, steps, window, batch, seed, sir_db, device)
+                 seed: int = 0, levels: Optional[Sequence[float]] = None, averaging: float = 64):
+        check_settings(method, steps, window, batch, seed, sir_db, device, overlap)
         specs = [interference] if isinstance(interference, str) else list(interference)
+        wrong = next((spec for spec in (soi, *specs) if not isinstance(spec, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is no prior; a specification or the name of a file is needed")
         if not 1 <= len(specs) <= 8:
             raise ValueError(f"{len(specs)} interferences are impossible; 1 to 8 are allowed")
         known = [priors.parse(spec) for spec in (soi, *specs)]
@@ -68,7 +73,8 @@ class separator_cc(gr.basic_block):
         self._priors, self._fixed = known, fixed
         self._options = {"window": window, "overlap": overlap, "seed": seed, "device": chosen, "batch": batch}
         self._begin()
-        #: What made the block give up while running, or None.
+        self._started = False
+        #: What made the block give up in its last run, or None.
         self.error: Optional[Exception] = None
         self.message_port_register_in(CONTROL)
         self.set_msg_handler(CONTROL, self._control)
@@ -95,15 +101,15 @@ class separator_cc(gr.basic_block):
         """SIR (dB), or None to estimate it, from the next batch on. Raises ValueError, also where levels are fixed."""
         if self._fixed is not None:
             raise ValueError("the levels are fixed, so the SIR cannot be set; leave levels out of the constructor")
-        self._set(sir_db=None if sir_db is None else float(sir_db))
+        self._set(sir_db=sir_db)
 
     def set_method(self, method: str) -> None:
-        """Method by name from the next batch on. Raises ValueError."""
+        """Method by name from the next batch on; the matched filter leaves steps alone. Raises ValueError."""
         self._set(method=method)
 
     def set_steps(self, steps: Optional[int]) -> None:
         """Largest number of calls of each prior from the next batch on, None: the method's own. Raises ValueError."""
-        self._set(steps=None if steps is None else int(steps))
+        self._set(steps=steps)
 
     def set_averaging(self, averaging: float) -> None:
         """Windows over which levels are averaged, > 0, from the next batch on. Raises ValueError."""
@@ -112,23 +118,27 @@ class separator_cc(gr.basic_block):
     def _set(self, **changes) -> None:
         with self._lock:
             wanted = self._wanted | changes
-            check_settings(wanted["method"], wanted["steps"], sir_db=wanted["sir_db"])
+            check_settings(steps=wanted["steps"], sir_db=wanted["sir_db"])
+            check_settings(wanted["method"])  # the matched filter takes no steps; they are kept for the next method
             self._check_averaging(wanted["averaging"])
             self._wanted = wanted
 
     @staticmethod
     def _check_averaging(averaging: float) -> None:
-        if not 0 < averaging <= 1e9:
-            raise ValueError(f"averaging {averaging:g} is impossible; it must be above 0 and at most 1e9 windows")
+        if not isinstance(averaging, (int, float)) or not 0 < averaging <= 1e9:
+            raise ValueError(f"averaging {averaging} is impossible; it must be above 0 and at most 1e9 windows")
 
     @staticmethod
     def _fixed_levels(levels: Sequence[float], signals: int, sir_db: Optional[float]) -> Levels:
-        values = np.asarray(levels, dtype=np.float64)
         if sir_db is not None:
             raise ValueError("levels fix the SIR: sir_db must be None beside them")
+        try:
+            values = np.asarray(levels, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.zeros(0)
         if values.shape != (signals + 1,) or not np.isfinite(values).all() or (values[:-1] <= 0).any() \
                 or values[-1] < 0:
-            raise ValueError(f"levels {list(levels)} are impossible; {signals} amplitudes above 0 and the noise's "
+            raise ValueError(f"levels {levels} are impossible; {signals} amplitudes above 0 and the noise's "
                              "power, 0 or more, are needed")
         return Levels(values[:-1], float(values[-1]))
 
@@ -137,7 +147,7 @@ class separator_cc(gr.basic_block):
     def _control(self, message) -> None:
         try:
             self._set(**self._changes(message))
-        except (ValueError, TypeError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 (what escapes ends the block's thread)
             self.logger.warn(f"control message dropped: {one_line(str(error) or 'it is no proper list')}")
 
     def _changes(self, message) -> dict:
@@ -207,7 +217,8 @@ class separator_cc(gr.basic_block):
         with self._lock:
             wanted = self._wanted
         stream = self._stream
-        stream.method, stream.steps = resolve_method(wanted["method"]), wanted["steps"]
+        stream.method = resolve_method(wanted["method"])
+        stream.steps = None if stream.method == "matched-filter" else wanted["steps"]
         if self._fixed is None:
             stream.levels.sir_db = wanted["sir_db"]
             stream.levels.memory = wanted["averaging"] * stream.plan.hop
@@ -217,19 +228,26 @@ class separator_cc(gr.basic_block):
         # sample stays unconsumed until the last window is written, and a second one must come unless the input ended.
         if self._ready.shape[1]:
             return [0] * ninputs
-        return [1 if input_done(self.detail(), 0) else 2] * ninputs
+        return [1 if read_done(self.detail(), 0) else 2] * ninputs
+
+    def start(self) -> bool:
+        """Called by GNU Radio at each start and reconnection, from which on it counts items from 0 again."""
+        self._started = False
+        self.error = None
+        return True
 
     def general_work(self, input_items, output_items) -> int:
         try:
             return self._work(input_items[0], output_items)
         except Exception as error:  # noqa: BLE001 (GNU Radio would log it and hang)
             self.error = error
-            self.logger.error(f"separator_cc gives up: {type(error).__name__}: {error}")
+            self.logger.error(one_line(f"separator_cc gives up: {type(error).__name__}: {error}"))
             return -1
 
     def _work(self, samples: np.ndarray, outputs: Sequence[np.ndarray]) -> int:
-        if self.nitems_read(0) != self._consumed:
-            self._begin()  # the flowgraph was started anew
+        if not self._started:
+            self._begin()
+            self._started = True
         if self._unread():
             return -1
         self._apply()
@@ -258,6 +276,8 @@ class separator_cc(gr.basic_block):
             consume -= 1  # the last one is held back
         self.consume(0, consume)
         self._consumed += consume
+        if not count and not consume and not self._ready.shape[1]:
+            time.sleep(1e-3)  # another reader of the input has finished, which makes GNU Radio call without end
         return count
 
     def _unread(self) -> bool:
