@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How good a separation is: EVM without any truth; bit error rate and mean squared error where the truth is given."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
 from .captures import Capture, CaptureError, open_capture
-from .demodulation import BitErrors, count_errors, decide, evm
+from .demodulation import BitErrors, SyncedSymbols, count_errors, decide, evm
+from .priors import constellation as cons
+from .soi_sync import Sync
 from .survey import survey
 from .symbols import SymbolStream
 
@@ -61,33 +64,90 @@ def _load_bits(path: Path) -> np.ndarray:
     return bits
 
 
+class Alignment:
+    """Where true bits lie against symbols that were found blind, and by how much the symbols are turned.
+
+    modulation: a prior's `modulation`. bits: the truth, uint8 [n]. The first ENOUGH symbols are compared with the truth
+    around the place where it should be, at all delays; delay and rotation then stay as they are.
+    """
+
+    ENOUGH = 1024
+    REACH = 8192  # symbols that the truth may lie off
+
+    def __init__(self, modulation: dict, bits: np.ndarray):
+        self._name, self._bits = modulation["constellation"], bits
+        self._each = cons.bits_per_symbol(self._name)
+        self._held = np.zeros((2, 0), np.complex64)
+        #: Symbols of the truth before the first one found; None while there are too few to tell.
+        self.delay: Optional[int] = None
+        #: Angle by which the symbols found are turned, radians: a multiple of a turn over the symmetry.
+        self.rotation = 0.0
+
+    def push(self, symbols: np.ndarray, expected: int, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Take symbols complex64 [2, m]; return those that can be compared, turned back, and their true bits.
+
+        expected: the first symbol's number in the stream. last: there are no more.
+        """
+        self._held = np.concatenate([self._held, symbols], axis=1)
+        if self.delay is None and self._held.shape[1] and (last or self._held.shape[1] >= self.ENOUGH):
+            self._align(expected)
+        if self.delay is None:
+            return self._held[:, :0], np.zeros(0, np.uint8)
+        held, self._held = self._held, self._held[:, :0]
+        held = held[:, max(0, -self._next):]  # what lies before the truth begins
+        begin = max(0, self._next) * self._each
+        truth = self._bits[begin:begin + held.shape[1] * self._each]
+        self._next = max(0, self._next) + held.shape[1]
+        return held * np.exp(-1j * self.rotation), np.asarray(truth, np.uint8)
+
+    def _align(self, expected: int) -> None:
+        low = max(0, expected - self.REACH)
+        count = self._held.shape[1]
+        piece = self._bits[low * self._each:(expected + self.REACH + count) * self._each]
+        truth = cons.modulate(piece[:len(piece) // self._each * self._each], self._name)
+        size = 1 << int(len(truth) + count).bit_length()
+        match = np.fft.ifft(np.fft.fft(truth, size).conj() * np.fft.fft(self._held[1], size))
+        lag = int(np.argmax(np.abs(match)))  # of the symbols behind the truth
+        sector = 2 * np.pi / cons.SYMMETRY[self._name]
+        self.rotation = float(sector * np.round(np.angle(match[lag]) / sector))
+        self.delay = self._next = low - (lag if lag < size // 2 else lag - size)
+
+
 class Quality:
     """Takes a separation as it comes and keeps count.
 
-    modulation: the SOI's, of known timing and phase, or None, which leaves out all that needs symbols. gain: the SOI's
-    amplitude in the capture. reference: the truth, or None. Raises CaptureError for true bits without a modulation.
+    modulation: the SOI's, or None, which leaves out all that needs symbols. gain: the SOI's amplitude in the capture.
+    reference: the truth, or None. blind: the modulation's timing and phase are not known but come with push(); true
+    bits are then compared at the delay and rotation that fit best. Raises CaptureError for true bits without a
+    modulation.
 
     EVM is taken behind the matched filter, before on the capture and after on the capture less the interference, where
     the noise is still visible; a separator's own estimate of the SOI lies on the constellation by construction. Bits
     are decided on that estimate.
     """
 
-    def __init__(self, modulation: Optional[dict], gain: float, reference: Optional[Reference] = None):
+    def __init__(self, modulation: Optional[dict], gain: float, reference: Optional[Reference] = None,
+                 blind: bool = False):
         if reference is not None and reference.bits is not None and modulation is None:
             raise CaptureError(f"The bits of {reference.path} need a signal of interest of known modulation, timing "
                                "and phase, such as rrc:qpsk: give a capture of the signal as reference instead.")
         self._modulation, self._gain, self._reference = modulation, gain, reference
         self._truth = None if reference is None else reference.capture
-        self._symbols = None if modulation is None else SymbolStream(modulation, 3 if self._truth is None else 4)
+        rows = 3 if self._truth is None else 4
+        self._symbols = None if modulation is None else (SyncedSymbols if blind else SymbolStream)(modulation, rows)
+        self._blind = blind
+        self._alignment = Alignment(modulation, reference.bits) if blind and reference and self._truth is None else None
+        self._skipped = 0.0  # symbols before the first that was found
         self._count = 0
         self._square = np.zeros(2)  # of the error vectors before and after
         self._bits = 0
         self._errors = [BitErrors(0, 0), BitErrors(0, 0)]
         self._energy = np.zeros(3)  # of the error before, the error after, the truth
 
-    def push(self, start: int, mixture: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    def push(self, start: int, mixture: np.ndarray, sources: np.ndarray, sync: Optional[Sync] = None) -> np.ndarray:
         """Take samples from `start` on: mixture complex64 [n], sources complex64 [K, n], SOI first, in its units.
 
+        sync: of these samples where the quality is blind, None where they have none; they give no symbols then.
         Returns the SOI's bits that are complete, uint8 [m].
         """
         rows = [mixture / self._gain, (mixture - sources[1:].sum(0)) / self._gain, sources[0] / self._gain]
@@ -98,28 +158,39 @@ class Quality:
             rows.append(truth / self._reference.gain)
         if self._symbols is None:
             return np.zeros(0, np.uint8)
-        return self._take(self._symbols.push(np.stack(rows)))
+        if not self._blind:
+            return self._take(self._symbols.push(np.stack(rows)))
+        if sync is None and not self._count:
+            self._skipped += len(mixture) / self._modulation["samples_per_symbol"]
+        return self._take(self._symbols.push(np.stack(rows), sync))
 
     def finish(self) -> np.ndarray:
         """The SOI's last bits, uint8 [m]."""
-        return np.zeros(0, np.uint8) if self._symbols is None else self._take(self._symbols.finish())
+        return np.zeros(0, np.uint8) if self._symbols is None else self._take(self._symbols.finish(), last=True)
 
-    def _take(self, symbols: np.ndarray) -> np.ndarray:
+    def _take(self, symbols: np.ndarray, last: bool = False) -> np.ndarray:
         count = symbols.shape[1]
+        if self._alignment is not None:
+            aligned, truth = self._alignment.push(symbols[[0, 2]], round(self._skipped), last)
+            self._tally([decide(row, self._modulation) for row in aligned], truth)
         if not count:
             return np.zeros(0, np.uint8)
         for i in range(2):
             self._square[i] += evm(symbols[i], self._modulation) ** 2 * count
         self._count += count
         before, after = decide(symbols[0], self._modulation), decide(symbols[2], self._modulation)
-        if self._reference is not None:
-            truth = (decide(symbols[3], self._modulation) if self._truth is not None
-                     else self._reference.bits[self._bits:self._bits + len(after)])
-            for i, bits in enumerate((before, after)):
-                fresh, old = count_errors(bits, truth), self._errors[i]
-                self._errors[i] = BitErrors(old.errors + fresh.errors, old.bits + fresh.bits)
+        if self._truth is not None:
+            self._tally((before, after), decide(symbols[3], self._modulation))
+        elif self._reference is not None and self._alignment is None:
+            self._tally((before, after), self._reference.bits[self._bits:self._bits + len(after)])
         self._bits += len(after)
         return after
+
+    def _tally(self, decided: Sequence[np.ndarray], truth: np.ndarray) -> None:
+        """Count the errors of bits before and after."""
+        for i, bits in enumerate(decided):
+            fresh, old = count_errors(bits, truth), self._errors[i]
+            self._errors[i] = BitErrors(old.errors + fresh.errors, old.bits + fresh.bits)
 
     def result(self) -> dict:
         """For the report: symbols and evm_before, evm_after (ratios; None without symbols), and `reference`."""
@@ -135,6 +206,9 @@ class Quality:
                                         "ci95": list(count.interval)}
             if self._truth is None:
                 truth["true_bits"] = len(self._reference.bits)
+            if self._alignment is not None:
+                truth["rotation_deg"] = float(np.degrees(self._alignment.rotation))
+                truth["delay_symbols"] = self._alignment.delay
         if self._truth is not None:
             floor = 1e-15 * self._energy[2] + 1e-300
             for i, when in enumerate(("before", "after")):

@@ -12,11 +12,13 @@ import numpy as np
 from . import priors, report
 from .captures import Capture, CaptureError, check_not_constant, open_capture
 from .estimators import Levels, estimate_levels
+from .front_end import CorrectedCapture, estimate_front_end
 from .outputs import Outputs, files_behind, files_of_prior, stem_of, write_text
 from .priors import PriorError
 from .quality import Quality, Reference
 from .separators import CancelFlag
 from .settings import check_settings, choose_device
+from .soi_sync import SoiTracker
 from .stream import StreamSeparator, Stretch
 from .survey import scan, survey
 
@@ -78,7 +80,8 @@ class Recording:
         self._cancel = cancel or CancelFlag()
         try:
             check_settings(settings.method, settings.steps, settings.window, settings.batch, settings.seed,
-                           settings.sir_db, settings.device, lambda name: f"--{name.replace('_', '-')}")
+                           settings.sir_db, settings.device, settings.overlap,
+                           option=lambda name: f"--{name.replace('_', '-')}", automatic="auto")
             if not settings.interference:
                 raise ValueError("a separation needs at least one --interference")
             self._open()
@@ -108,11 +111,17 @@ class Recording:
         if self._cancel.is_set():
             raise Cancelled
         self.reference = None if s.reference is None else Reference(s.reference, capture.length)
+        self._correct_front_end()
         self.levels = self._estimate_levels()
         self._stream = self._separator(self.levels, s.overlap)
         self._try_priors()
-        modulation = self.priors[0].modulation if self.priors[0].info["synchronised"] else None
-        self._quality = Quality(modulation, float(self.levels.gains[0]), self.reference)
+        tracker = self._stream.trackers[0]
+        self._tracker = tracker if isinstance(tracker, SoiTracker) else None
+        if self._tracker is not None:
+            self._find()
+        known = self.priors[0].info["synchronised"] or self._tracker is not None
+        modulation = self.priors[0].modulation if known else None
+        self._quality = Quality(modulation, float(self.levels.gains[0]), self.reference, self._tracker is not None)
         self._has_bits = modulation is not None
         plan = self._stream.plan
         self._total = plan.count_before_end(capture.length) + 1
@@ -122,6 +131,27 @@ class Recording:
             padded = f" ({capture.length} and zeros)" if length > capture.length else ""
             windows = f"1 window of {length} samples{padded}"
         self._announce(f"{self._stream.method} on {self.device}: {windows}, seed {s.seed}")
+
+    def _correct_front_end(self) -> None:
+        """Take back the receiver's DC offset and IQ imbalance where the capture shows them."""
+        bpsk = any((p.modulation or {}).get("constellation") == "bpsk" for p in self.priors)
+        self.front_end = front_end = estimate_front_end(self.capture, circular=not bpsk)
+        if front_end.dc:
+            self._announce(f"front end: DC offset {abs(front_end.dc):.3g} removed from the capture")
+        if front_end.image:
+            gain, angle = front_end.imbalance
+            self._announce(f"front end: IQ imbalance {gain:.2f} dB, {angle:.1f} degrees corrected (image "
+                           f"{20 * math.log10(abs(front_end.image)):.0f} dB)")
+        if front_end:
+            self.capture = CorrectedCapture(self.capture, front_end)
+
+    def _find(self) -> None:
+        """Look for the SOI's timing, phase and frequency in the capture's first stretch."""
+        self._stream.survey(self.capture.read(0, min(self.capture.length, self._tracker.most)), self.levels)
+        if self._tracker.sync is None:
+            self._announce("SOI: its timing and frequency do not show yet; windows pass through until they do")
+        else:
+            self._announce(f"SOI: {self._tracker.describe(self.capture.sample_rate)}")
 
     def _only_length(self) -> int:
         """Samples of a window; where the capture is shorter and the priors take any length, the capture's."""
@@ -136,6 +166,7 @@ class Recording:
             raise RecordingError(f"--window {s.window} is impossible; a window must be longer than a symbol of the SOI "
                                  f"({symbol} samples)")
         window = self._separator(Levels(np.ones(len(self.priors)), 0.0), None).plan.window
+        symbol = 0 if self.priors[0].tracker is not None else symbol  # it says where the symbols lie
         if not symbol or s.overlap is None or not 0 <= s.overlap < window or (window - s.overlap) % symbol == 0:
             return  # Plan refuses what lies outside
         below = s.overlap - (s.overlap - window) % symbol
@@ -265,7 +296,8 @@ class Recording:
         if stretch is None:
             return
         mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
-        bits = self._quality.push(stretch.start, mixture, stretch.sources)
+        sync = None if self._tracker is None else self._tracker.used
+        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync)
         outputs.write(stretch.sources, bits)
         tally.add(stretch.reports)
         self._progress(float(tally.count), self._total)
@@ -292,6 +324,8 @@ class Recording:
                        "interference_amplitudes": [float(g) for g in levels.gains[1:]],
                        "noise_power": levels.noise_variance,
                        "noise_relative_to_soi_db": 10 * math.log10(noise) if noise > 0 else None},
+            "front_end": {"dc": [self.front_end.dc.real, self.front_end.dc.imag],
+                          "image": [self.front_end.image.real, self.front_end.image.imag]},
             "versions": report.versions(self.version),
             "output": str(self.folder),
             "files": [],
@@ -304,12 +338,20 @@ class Recording:
             outcome["quality"]["evm_after"] = None
         outcome["warnings"] = report.warnings(outcome)
         outcome["summary"] = report.summary(outcome)
+        if self._tracker is not None:
+            outcome["synchronisation"] = self._tracker.result()
+            outcome["summary"] += self._tracker.summary(capture.sample_rate)
+            truth = outcome["quality"]["reference"]
+            if truth and truth.get("delay_symbols") is not None:
+                degrees, delay = truth["rotation_deg"] % 360, truth["delay_symbols"]
+                outcome["summary"].append(f"compared with the true bits turned by {degrees:.0f} degrees, from the "
+                                          f"reference's symbol {delay} on")
         return outcome
 
     def _draw(self, outputs: Outputs, outcome: dict) -> None:
         from .plots import draw
         separated = [self._reopen(stem) for stem in outputs.stems]
-        modulation = self.priors[0].modulation if self._has_bits else None
+        modulation = self.priors[0].modulation if self._has_bits and self._tracker is None else None
         outcome["files"] += draw(outputs.folder, outputs.stem, self.capture, separated, modulation, outcome)
 
     @staticmethod

@@ -2,11 +2,12 @@
 """Separating a stream: samples in, separated samples out, in windows that overlap. Shared by command line and block."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Sequence, Union
 
 import numpy as np
 
+from . import trackers
 from .captures.formats import ABSURD_MAGNITUDE
 from .estimators import Levels, LevelTracker
 from .priors import Prior, PriorError
@@ -15,7 +16,7 @@ from .unmix_python import agreement_threshold
 from .windows import Plan, Window, default_overlap
 
 #: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
-PASSED = ("untouched", "diverged", "broken_samples", "no_levels")
+PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class StreamSeparator:
     step. method, steps, levels and cancel may be set between calls.
 
     push() takes samples and returns what is finished; finish() returns the rest. Every sample comes out exactly once,
-    at its own place. Windows with samples that are not finite or beyond 1e18, or for which the tracker finds no levels,
-    pass through, see PASSED. Raises ValueError (PriorError) at construction for impossible arguments.
+    at its own place. Windows with samples that are not finite or beyond 1e18, for which no levels are found, or in
+    which a prior's own tracker does not find its signal, pass through, see PASSED. Raises ValueError (PriorError) at
+    construction for impossible arguments.
     """
 
     def __init__(self, priors: Sequence[Prior], levels: Union[Levels, LevelTracker], method: str = "auto",
@@ -87,9 +89,12 @@ class StreamSeparator:
         self.fixed_window = bool(trained)
         length = window or (trained.pop() if trained else 2560)
         modulation = self.priors[0].modulation
-        align = int(modulation["samples_per_symbol"]) if modulation else 1
+        symbol = int(modulation["samples_per_symbol"]) if modulation else 16
+        align = symbol if modulation and self.priors[0].tracker is None else 1  # a tracker says where the symbols lie
         self.plan = Plan(length, default_overlap(length, align) if overlap is None else overlap, align)
-        self.block = align if modulation else 16
+        self.block = symbol
+        #: What follows each prior's side information along the stream, or None.
+        self.trackers = trackers.make(self.priors)
         for prior in self.priors:
             prior.engine(device)  # a prior that does not load on the device is refused here, not half-way
         self._buffer = np.zeros(0, dtype=np.complex64)
@@ -143,45 +148,52 @@ class StreamSeparator:
         length = self.plan.window
         if self._received < length and not self.fixed_window:
             length = self._received
+        exact = [replace(w, length=length) for w in windows]
         mixture = np.stack([self._cut(w, length) for w in windows])
         began = time.monotonic()
         levels = self._current_levels(windows[-1].start + length)
         whole = (np.abs(mixture) < ABSURD_MAGNITUDE).all(1)  # false for NaN
-        sound = np.flatnonzero(whole) if levels is not None else np.zeros(0, int)
-        separated = self._solve(mixture[sound], [windows[i] for i in sound], levels, progress) if len(sound) else None
-        seconds = (time.monotonic() - began) / len(windows)
+        sides = self._sides(self.trackers, self._held(windows[-1].start + length), self._buffer_start, exact, mixture,
+                            levels)
+        found = np.ones(len(windows), dtype=bool)
+        for tracker, side in zip(self.trackers, sides or [], strict=False):
+            found &= tracker is None or np.isfinite(side).all(1)
 
+        # What is not separated stays the mixture rather than something broken.
+        sources = np.zeros((len(self.priors), *mixture.shape), dtype=np.complex64)
+        sources[0] = mixture
+        sir_db, why = (float("nan"), "no_levels") if levels is None else (levels.sir_db, "not_found")
+        reports = [WindowReport(w.number, w.keep_from, w.keep_to - w.keep_from, sir_db, 0.0, float("nan"), 0,
+                                why if sound else "broken_samples", 0.0)
+                   for w, sound in zip(windows, whole, strict=True)]
+        ready = np.flatnonzero(whole & found) if levels is not None else np.zeros(0, int)
         done = len(windows)
-        if separated is not None and self.cancel is not None and self.cancel.is_set():
-            halted = np.isin(separated.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
-            done = int(sound[np.argmax(halted)]) if halted.any() else done  # keep what is whole and gapless
-            if not done:
-                return None
-        row = {int(place): i for i, place in enumerate(sound)}
-        pieces, reports = [], []
-        for i, window in enumerate(windows[:done]):
-            begin, end = window.keep_from - window.start, window.keep_to - window.start
-            j = row.get(i)
-            if j is not None and separated.outcomes[j] not in (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)):
-                scale = (separated.gains[j] * levels.gains[0]).astype(np.float32)
-                pieces.append(separated.sources[:, j, begin:end] * scale[:, None])
-                reports.append(self._report(window, separated, j, levels, seconds))
-                continue
-            kept = np.zeros((len(self.priors), end - begin), dtype=np.complex64)
-            kept[0] = mixture[i, begin:end]  # the mixture rather than something broken
-            pieces.append(kept)
-            outcome = "broken_samples" if not whole[i] else "no_levels" if levels is None else \
-                Outcome(int(separated.outcomes[j])).name.lower()
-            reports.append(WindowReport(window.number, window.keep_from, end - begin,
-                                        float("nan") if levels is None else levels.sir_db, 0.0, float("nan"),
-                                        0 if j is None else int(separated.calls[j]), outcome, seconds))
+        if len(ready):
+            separated = self._solve(ready, mixture, windows, sides, levels, progress)
+            if self.cancel is not None and self.cancel.is_set():
+                halted = np.isin(separated.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
+                done = int(ready[np.argmax(halted)]) if halted.any() else done  # keep what is whole and gapless
+                if not done:
+                    return None
+            self._store(ready, separated, windows, levels, sources, reports)
+        better, ready = self._learn(exact[:done], sources[:, :done], reports[:done], sides, ready)
+        if len(ready) and done == len(windows):
+            separated = self._solve(ready, mixture, windows, better, levels,
+                                    None if progress is None else lambda fraction, count: progress(1.0, count))
+            if self.cancel is None or not self.cancel.is_set():  # else the first results do
+                self._store(ready, separated, windows, levels, sources, reports)
+                self._learn(exact, sources, reports, better, ready)
+
+        seconds = (time.monotonic() - began) / len(windows)
         self._next += done
         keep_start = self.plan.regular(self._next).start
         # The last window reaches back by up to a whole window: hold that much.
         keep_start = max(self._buffer_start, min(keep_start, self._received - self.plan.window - self.plan.align))
         self._buffer = self._buffer[keep_start - self._buffer_start:]
         self._buffer_start = keep_start
-        return Stretch(windows[0].keep_from, np.concatenate(pieces, axis=1), reports)
+        pieces = [sources[:, i, w.keep_from - w.start:w.keep_to - w.start] for i, w in enumerate(windows[:done])]
+        return Stretch(windows[0].keep_from, np.concatenate(pieces, axis=1),
+                       [replace(r, seconds=seconds) for r in reports[:done]])
 
     def _current_levels(self, end: int) -> Optional[Levels]:
         """The levels for windows that end before sample `end`; a tracker is shown the stream up to there."""
@@ -191,18 +203,97 @@ class StreamSeparator:
         self._surveyed = max(self._surveyed, min(end, self._received))
         return self.levels.update(self._buffer[begin - self._buffer_start:self._surveyed - self._buffer_start])
 
-    def _solve(self, mixture: np.ndarray, windows: list[Window], levels: Levels, progress: Optional[Progress]
+    def survey(self, samples: np.ndarray, levels: Levels) -> None:
+        """Let trackers that can look ahead do so, before anything is pushed: samples complex64, the stream's first."""
+        if not any(hasattr(t, "adopt") for t in self.trackers) or not len(samples):
+            return
+        scouts = trackers.make(self.priors)
+        windows = list(self.plan.windows(len(samples)))
+        for begin in range(0, len(windows), 64):
+            group = windows[begin:begin + 64]
+            start, end = group[0].start, group[-1].start + self.plan.window
+            held = np.pad(samples[start:end], (0, max(0, end - len(samples))))
+            mixture = np.stack([held[w.start - start:w.start - start + w.length] for w in group])
+            self._sides(scouts, held, start, group, mixture, levels)
+            if all(t.settled for t in scouts if hasattr(t, "adopt")):
+                break
+        for tracker, scout in zip(self.trackers, scouts, strict=True):
+            if hasattr(tracker, "adopt"):
+                tracker.adopt(scout)
+
+    def _held(self, end: int) -> np.ndarray:
+        """The stream from what is held of it up to sample `end`, with zeros beyond its own end."""
+        end -= self._buffer_start
+        return np.pad(self._buffer[:end], (0, max(0, end - len(self._buffer))))
+
+    def _sides(self, followers: list[Optional[trackers.Tracker]], samples: np.ndarray, start: int,
+               windows: list[Window], mixture: np.ndarray, levels: Optional[Levels]
+               ) -> Optional[list[Optional[np.ndarray]]]:
+        """Side information per prior: the trackers', or what the windows show; None where there is no tracker at all.
+
+        Trackers that want to hear of the others come last.
+        """
+        if not any(followers):
+            return None
+        sides: list[Optional[np.ndarray]] = [None] * len(followers)
+        for i in sorted(range(len(followers)), key=lambda i: hasattr(followers[i], "hear")):
+            prior, tracker = self.priors[i], followers[i]
+            if tracker is None:
+                gain = 1.0 if levels is None else levels.gains[0]
+                sound = np.where(np.abs(mixture) < ABSURD_MAGNITUDE, mixture, 0) / np.float32(gain)
+                sides[i] = prior.side_information(sound, [o for o in self.priors if o is not prior])
+                continue
+            if hasattr(tracker, "hear"):
+                tracker.hear([side for j, side in enumerate(sides) if j != i])
+            sides[i] = np.asarray(tracker.side(samples, start, windows, levels), dtype=np.float32)
+        return sides
+
+    def _learn(self, windows: list[Window], sources: np.ndarray, reports: list[WindowReport],
+               sides: Optional[list[Optional[np.ndarray]]], ready: np.ndarray
+               ) -> tuple[Optional[list[Optional[np.ndarray]]], np.ndarray]:
+        """Show the trackers what came of their side information.
+
+        Returns better side information, and which of the windows in `ready` should be separated again with it.
+        """
+        better, again = sides, np.zeros(0, int)
+        for i, tracker in enumerate(self.trackers):
+            answer = tracker.learn(windows, sources, reports) if hasattr(tracker, "learn") else None
+            if answer is None:
+                continue
+            better = list(better)
+            given = np.isfinite(answer).all(1)
+            better[i] = better[i].copy()
+            better[i][:len(given)][given] = answer[given]
+            again = np.union1d(again, np.intersect1d(ready, np.flatnonzero(given)))
+        return better, again
+
+    def _store(self, ready: np.ndarray, separated: Separation, windows: list[Window], levels: Levels,
+               sources: np.ndarray, reports: list[WindowReport]) -> None:
+        """Write what came of the windows `ready` to sources [K, W, N], in the stream's units, and reports [W]."""
+        for row, i in enumerate(ready):
+            if separated.outcomes[row] in (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)):
+                outcome = Outcome(int(separated.outcomes[row])).name.lower()
+                reports[i] = replace(reports[i], calls=int(separated.calls[row]), outcome=outcome)
+                continue
+            scale = (separated.gains[row] * levels.gains[0]).astype(np.float32)
+            sources[:, i] = separated.sources[:, row] * scale[:, None]
+            reports[i] = self._report(windows[i], separated, row, levels)
+
+    def _solve(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
+               sides: Optional[list[Optional[np.ndarray]]], levels: Levels, progress: Optional[Progress]
                ) -> Separation:
-        """Separate sound windows, complex64 [W, N] in the stream's units."""
+        """Separate the windows `ready` of the mixture, complex64 [W, N] in the stream's units."""
         gain = levels.gains[0]
+        mixture, windows = mixture[ready], [windows[i] for i in ready]
+        side = None if sides is None else [None if s is None else s[ready] for s in sides]
         problem = Problem(
-            mixture / np.float32(gain), self.priors, levels.gains / gain, levels.noise_variance / gain**2,
+            mixture / np.float32(gain), self.priors, levels.gains / gain, levels.noise_variance / gain**2, side=side,
             index=np.array([w.number for w in windows], dtype=np.uint64),
             margin=self.plan.margin if self._received > self.plan.window else 0,
             seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
         return separate(problem, self.method, self.steps)
 
-    def _report(self, window: Window, separated: Separation, row: int, levels: Levels, seconds: float) -> WindowReport:
+    def _report(self, window: Window, separated: Separation, row: int, levels: Levels) -> WindowReport:
         begin, end = window.keep_from - window.start, window.keep_to - window.start
         blocks = separated.disagreement[row, begin // self.block:max(begin // self.block + 1, end // self.block)]
         noise = levels.noise_variance / levels.gains[0] ** 2
@@ -212,4 +303,4 @@ class StreamSeparator:
             window.number, window.keep_from, end - begin,
             -10 * float(np.log10(float(np.sum(gains[1:] ** 2) / gains[0] ** 2))), float(np.mean(blocks < threshold)),
             float(np.mean(blocks)), int(separated.calls[row]), Outcome(int(separated.outcomes[row])).name.lower(),
-            seconds)
+            0.0)

@@ -6,20 +6,29 @@ import json
 import re
 import threading
 import warnings
-from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
 
 import numpy as np
 import torch
 
 from .. import unmix_python
+from ..wording import one_line
 from . import constellation as cons
+from .archive import read_archive
+
+if TYPE_CHECKING:
+    from ..trackers import Tracker
 
 FORMAT = 1  # of prior.json
+MOST_SAMPLES = 10**8  # of a window or a frame
+LONGEST_NAME = 500
 
 
 class PriorError(ValueError):
-    """A prior that cannot be used; the message is one sentence that says why and what is allowed."""
+    """A prior that cannot be used; the message is one sentence that says why and what is allowed, on one line."""
+
+    def __init__(self, sentence: str):
+        super().__init__(one_line(sentence))
 
 
 class Prior:
@@ -40,16 +49,23 @@ class Prior:
         self._lock = threading.Lock()
         self.origin = origin
         self.module = module
+        #: Makes what follows the side information along a stream, see trackers.Tracker; None where windows stand alone.
+        self.tracker: Optional[Callable[[], Tracker]] = None
         try:
             engine = unmix_python.Prior.from_bytes(data, "cpu")
-        except ValueError as error:
-            raise PriorError(str(error).replace("the prior", origin, 1)) from None
+        except ValueError as error:  # without a word where torch quotes bytes that are no text
+            reason = str(error) or "the prior is not a TorchScript file"
+            raise PriorError(reason.replace("the prior", origin, 1)) from None
+        except (RuntimeError, MemoryError) as error:
+            raise PriorError(f"{origin} cannot be used: {_reason(error)}") from None
         self._engines["cpu"] = engine
         try:
             metadata = engine.metadata
         except UnicodeDecodeError:
             raise PriorError(f"{origin} has a prior.json that is no JSON") from None
         self.info = _checked_info(metadata, origin)
+        if module is None:
+            _check_signature(data, origin)
         if engine.predicts != self.info["predicts"]:  # the engine reads no JSON, it looks for the words
             raise PriorError(f"the prior.json of {origin} says predicts: noise in more than one place")
         self.name: str = self.info["name"]
@@ -95,9 +111,12 @@ class Prior:
             raise PriorError(f"the prior {self.name} has no spectrum in its metadata, which an automatic SIR needs; "
                              "give the SIR (--sir-db)")
         known = np.asarray(known, dtype=float)
+        known = known / known.max()  # no power of these overflows or vanishes
         place = np.arange(bins) * (len(known) / bins)
         wrapped = np.append(known, known[0])
         result = np.maximum(np.interp(place, np.arange(len(wrapped)), wrapped), 0)
+        if not result.any():
+            raise PriorError(f"the spectrum of the prior {self.name} is nothing but lines between {bins} frequencies")
         return result / result.mean()
 
     def side_information(self, windows: np.ndarray, others: Sequence["Prior"]) -> Optional[np.ndarray]:
@@ -107,6 +126,9 @@ class Prior:
         """
         if not self.info["side"] or self.info["synchronised"]:
             return None
+        if self.info.get("sync") == "auto":
+            raise PriorError(f"the prior {self.name} follows a signal along a stream and cannot synchronise to windows "
+                             "that stand alone; give their side information")
         if self.module is not None and self.info["kind"] == "cp-ofdm" and self.info["sync"] == "estimated" and (
                 windows.shape[1] >= 2 * self.module.length - 1):  # else no complete symbol is certain to be there
             from ..estimators import ofdm_start_and_phase
@@ -163,10 +185,27 @@ def to_bytes(module: torch.nn.Module, info: dict) -> bytes:
 def load(path: str) -> Prior:
     """Load a prior from a file. Raises PriorError when it is missing, no TorchScript, or without usable metadata."""
     try:
-        data = Path(path).read_bytes()
+        data = read_archive(path)
     except OSError as error:
         raise PriorError(f"the prior file '{path}' cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise PriorError(f"'{path}' {error}") from None
     return Prior(data, f"'{path}'")
+
+
+def _check_signature(data: bytes, origin: str) -> None:
+    """Raise PriorError unless the file's forward takes (x, alpha_bar, side) and answers with one tensor."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in to_bytes
+        try:
+            schema = torch.jit.load(io.BytesIO(data), map_location="cpu").forward.schema
+        except Exception as error:  # noqa: BLE001 (whatever torch raises for what its C++ side could load)
+            raise PriorError(f"{origin} cannot be used: {_reason(error)}") from None
+    given, more = schema.arguments[1:4], schema.arguments[4:]  # the first is the module
+    kinds = [str(argument.type) for argument in (*given, *schema.returns)]
+    if kinds != ["Tensor"] * 4 or not all(argument.has_default_value() for argument in more):
+        raise PriorError(f"{origin} has a forward method of another kind; it must take the tensors x, alpha_bar and "
+                         "side and return one tensor")
 
 
 def _real_values(answer: Any) -> Optional[np.ndarray]:
@@ -186,18 +225,22 @@ def _reason(error: Exception) -> str:
 def _checked_info(text: str, origin: str) -> dict:
     try:
         info = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PriorError(f"{origin} has a prior.json that is no JSON") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise PriorError(f"{origin} has a prior.json of another format; this version reads format {FORMAT}")
     if not isinstance(info.get("name"), str) or not isinstance(info.get("kind"), str):
         raise PriorError(f"the prior.json of {origin} must name the prior and its kind")
+    for field in ("name", "kind"):
+        if one_line(info[field]) != info[field] or len(info[field]) > LONGEST_NAME:
+            raise PriorError(f"the {field} in the prior.json of {origin} must be one line of at most {LONGEST_NAME} "
+                             "printable characters")
     info.setdefault("window", 0)
     info.setdefault("side", [])
     info.setdefault("synchronised", True)
     info.setdefault("predicts", "signal")
-    if type(info["window"]) is not int or info["window"] < 0:
-        raise PriorError(f"the window of {origin} must be a whole number of samples, 0 for any")
+    if type(info["window"]) is not int or not 0 <= info["window"] <= MOST_SAMPLES:
+        raise PriorError(f"the window of {origin} must be a whole number of samples up to {MOST_SAMPLES}, 0 for any")
     if info["predicts"] not in ("signal", "noise"):
         raise PriorError(f"{origin} predicts '{info['predicts']}'; allowed are signal and noise")
     if not _is_names(info["side"]):
@@ -208,7 +251,8 @@ def _checked_info(text: str, origin: str) -> dict:
     for field in ("synchronised", "synchronise"):
         if type(info[field]) is not bool:
             raise PriorError(f"{field} of {origin} must be true or false")
-    if info["synchronise"] and (not info["side"] or type(info.get("frame")) is not int or info["frame"] < 2):
+    if info["synchronise"] and (not info["side"] or type(info.get("frame")) is not int or (
+            not 2 <= info["frame"] <= MOST_SAMPLES)):
         raise PriorError(f"{origin} synchronises itself, so it must name its side information and its frame's samples")
     for field, usable, allowed in (
             ("band", lambda v: len(v) == 2 and -1 <= v[0] < v[1] <= 1, "low < high, both -1 to 1 cycle/sample"),
@@ -217,11 +261,12 @@ def _checked_info(text: str, origin: str) -> dict:
         value = info.get(field)
         if value is not None and not (isinstance(value, list) and all(map(_is_number, value)) and usable(value)):
             raise PriorError(f"the {field} of {origin} must be {allowed}")
-    _check_modulation(info.get("modulation"), origin)
+    _check_modulation(info.get("modulation"), origin, info.get("sync") == "auto")
     return info
 
 
-def _check_modulation(modulation: Any, origin: str) -> None:
+def _check_modulation(modulation: Any, origin: str, fractional: bool) -> None:
+    """fractional: whether the samples per symbol need not be a whole number."""
     if modulation is None:
         return
     if not isinstance(modulation, dict):
@@ -231,7 +276,8 @@ def _check_modulation(modulation: Any, origin: str) -> None:
     limits = {"samples_per_symbol": (2, 1024), "rolloff": (0, 1), "span": (2, 256), "first": (0, 1024)}
     for field, (low, high) in limits.items():
         value = modulation.get(field)
-        if not _is_number(value) or not low <= value <= high or (field in ("samples_per_symbol", "span") and value % 1):
+        whole = field == "span" or (field == "samples_per_symbol" and not fractional)
+        if not _is_number(value) or not low <= value <= high or (whole and value % 1):
             raise PriorError(f"the modulation of {origin} has {field} {value}; allowed are {low} to {high}")
 
 

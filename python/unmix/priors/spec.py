@@ -9,15 +9,20 @@ from typing import Any, Callable
 
 import numpy as np
 
+from ..wording import one_line
 from . import constellation as cons
 from .cp_ofdm import CpOfdm, active_carriers
 from .gaussian import Gaussian, spectrum
-from .prior import FORMAT, Prior, PriorError, from_module, load
+from .prior import FORMAT, LONGEST_NAME, Prior, PriorError, from_module, load
 from .rrc import Rrc, taps
+from .rrc_sync import SIDE, RrcSync
+from .wifi import Wifi, columns
 
 VERSION = "1"
 HELP = """rrc:CONSTELLATION[,sps=16,rolloff=0.5,span=8,first=sps/2,ends=stream|isolated,sync=known|unknown]
+rrc:CONSTELLATION,sync=auto[,sps=16,rolloff=0.5,span=8] (timing, phase and frequency are found; sps: any from 2 on)
 cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56,sync=estimated|unknown]
+wifi:[fs=20e6,window=2560] (packets of 802.11a/g/n, 20 MHz wide, found and measured in the mixture itself)
 gaussian:RECORDING (any capture that separate_file.py reads)
 the name of a prior that comes with the package, or the path of a prior file (.pt)"""
 #: Learned priors that come with the package, each with its card beside it.
@@ -32,17 +37,29 @@ def parse(text: str) -> Prior:
     """
     text = text.strip()
     if re.match(r"^(rrc|cp-ofdm):", text):
+        text = " ".join(text.split())  # no line break reaches a report
+        if len(text) > LONGEST_NAME:
+            raise PriorError(f"a specification of {len(text)} characters is too long; allowed are {LONGEST_NAME}")
         return _closed_form(text)
+    if text.startswith("wifi:"):
+        return _wifi(text)
     if text.startswith("gaussian:"):
         return _gaussian(text.removeprefix("gaussian:"))
     if text in shipped():
         return load(str(SHIPPED / f"{text}.pt"))
-    if Path(text).is_file():
+    if _is_file(text):
         return load(text)
     if text.endswith(".pt") or "/" in text:
         raise PriorError(f"the prior file '{text}' does not exist")
-    raise PriorError(f"unknown prior '{text}'; allowed are rrc:..., cp-ofdm:..., gaussian:RECORDING, "
+    raise PriorError(f"unknown prior '{text}'; allowed are rrc:..., cp-ofdm:..., wifi:, gaussian:RECORDING, "
                      f"{', '.join(shipped())}, or a prior file")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise PriorError(f"the prior file '{text}' cannot be read: {error.strerror}") from None
 
 
 def shipped() -> list[str]:
@@ -56,6 +73,16 @@ def _closed_form(text: str) -> Prior:
     name, *pairs = [part.strip() for part in rest.split(",")]
     if name not in cons.NAMES:
         raise PriorError(f"unknown constellation '{name}' in '{text}'; known are {', '.join(cons.NAMES)}")
+    values = _values(pairs, text)
+    try:
+        return (_rrc if kind == "rrc" else _cp_ofdm)(text, name, values)
+    except PriorError:
+        raise
+    except ValueError as error:
+        raise PriorError(f"'{text}': {error}") from None
+
+
+def _values(pairs: list[str], text: str) -> dict[str, str]:
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -64,12 +91,7 @@ def _closed_form(text: str) -> Prior:
         if key in values:
             raise PriorError(f"'{key}' appears twice in '{text}'")
         values[key] = value
-    try:
-        return (_rrc if kind == "rrc" else _cp_ofdm)(text, name, values)
-    except PriorError:
-        raise
-    except ValueError as error:
-        raise PriorError(f"'{text}': {error}") from None
+    return values
 
 
 def _take(values: dict[str, str], key: str, default: Any, convert: Callable[[str], Any], text: str) -> Any:
@@ -88,10 +110,12 @@ def _take(values: dict[str, str], key: str, default: Any, convert: Callable[[str
     return result
 
 
-def _choice(values: dict[str, str], key: str, allowed: tuple[str, str], text: str) -> str:
+def _choice(values: dict[str, str], key: str, allowed: tuple[str, ...], text: str) -> str:
+    """One of the allowed values; the first is the default."""
     value = values.pop(key, allowed[0])
     if value not in allowed:
-        raise PriorError(f"{key}={value} in '{text}' is unknown; allowed are {' and '.join(allowed)}")
+        *others, last = sorted(allowed) if len(allowed) > 2 else allowed
+        raise PriorError(f"{key}={value} in '{text}' is unknown; allowed are {', '.join(others)} and {last}")
     return value
 
 
@@ -101,12 +125,14 @@ def _refuse_rest(values: dict[str, str], text: str, allowed: str) -> None:
 
 
 def _rrc(text: str, name: str, values: dict[str, str]) -> Prior:
+    if values.get("sync") == "auto":
+        return _rrc_sync(text, name, values)
     sps = _take(values, "sps", 16, int, text)
     rolloff = _take(values, "rolloff", 0.5, float, text)
     span = _take(values, "span", 8, int, text)
     first = _take(values, "first", sps // 2, float, text)
     ends = _choice(values, "ends", ("stream", "isolated"), text)
-    sync = _choice(values, "sync", ("known", "unknown"), text)
+    sync = _choice(values, "sync", ("known", "unknown", "auto"), text)
     _refuse_rest(values, text, "sps, rolloff, span, first, ends, sync")
     if sps > 1024 or span > 256:
         raise PriorError(f"'{text}' is too large; allowed are sps up to 1024 and span up to 256")
@@ -125,6 +151,34 @@ def _rrc(text: str, name: str, values: dict[str, str]) -> Prior:
         "version": VERSION})
 
 
+def _rrc_sync(text: str, name: str, values: dict[str, str]) -> Prior:
+    """A modulation of unknown timing, phase, frequency and symbol rate, which are followed along a stream."""
+    values.pop("sync")
+    sps = _take(values, "sps", 16.0, float, text)
+    rolloff = _take(values, "rolloff", 0.5, float, text)
+    span = _take(values, "span", 8, int, text)
+    _refuse_rest(values, text, "sps, rolloff, span, sync")
+    module = RrcSync(name, sps, rolloff, span)
+    if rolloff < 0.1:
+        raise PriorError(f"rolloff={rolloff:g} in '{text}' leaves no trace of the timing; sync=auto needs at least 0.1")
+    edge = (1 + rolloff) / (2 * sps)
+    pulse = module.pulses[0].double().numpy()
+    density = np.abs(np.fft.fft(pulse, _PSD_BINS * max(64, -(-len(pulse) // _PSD_BINS)))) ** 2
+    modulation = {"constellation": name, "samples_per_symbol": sps, "rolloff": rolloff, "span": span, "first": 0}
+    prior = from_module(module, {
+        "format": FORMAT, "name": text, "kind": "rrc", "window": 0, "predicts": "signal", "side": list(SIDE),
+        "synchronised": False, "sync": "auto", "band": [-edge, edge], "samples_per_symbol": sps,
+        "modulation": modulation, "psd": _averaged(density).tolist(), "training": "closed form",
+        "licence": "GPL-3.0-or-later", "version": VERSION})
+
+    def tracker():
+        from ..soi_sync import SoiTracker
+        return SoiTracker(prior)
+
+    prior.tracker = tracker
+    return prior
+
+
 def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
     fft = _take(values, "fft", 64, int, text)
     cp = _take(values, "cp", 16, int, text)
@@ -141,6 +195,33 @@ def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
         "licence": "GPL-3.0-or-later", "version": VERSION})
 
 
+@functools.lru_cache(maxsize=8)
+def _wifi(text: str) -> Prior:
+    """Packets of 802.11a/g/n, which a tracker finds and measures along a stream."""
+    rest = text.partition(":")[2].strip()
+    values = _values([part.strip() for part in rest.split(",")] if rest else [], text)
+    rate = _take(values, "fs", 20e6, float, text)
+    window = _take(values, "window", 2560, int, text)
+    _refuse_rest(values, text, "fs, window")
+    if abs(rate / 20e6 - 1) > 1e-4:
+        raise PriorError(f"fs={rate:g} in '{text}' does not fit; packets of 20 MHz are taken at 20e6 samples/s, "
+                         "to which the capture must be resampled")
+    if not 400 <= window <= 65536:
+        raise PriorError(f"window={window} in '{text}' is impossible; allowed are 400 to 65536 samples")
+    prior = from_module(Wifi(window), {
+        "format": FORMAT, "name": text, "kind": "wifi", "window": window, "predicts": "signal",
+        "side": columns(window), "synchronised": False, "band": None,
+        "psd": ofdm_density(64, 16, 52, _PSD_BINS).tolist(), "training": "closed form",
+        "licence": "GPL-3.0-or-later", "version": VERSION})
+
+    def tracker():
+        from ..wifi.tracker import WifiTracker
+        return WifiTracker(window)
+
+    prior.tracker = tracker
+    return prior
+
+
 def _gaussian(recording: str) -> Prior:
     from ..captures import CaptureError, open_capture
     if not recording:
@@ -152,7 +233,7 @@ def _gaussian(recording: str) -> Prior:
     except (CaptureError, ValueError) as error:
         raise PriorError(f"gaussian:{recording}: {error}") from None
     return from_module(Gaussian(density), {
-        "format": FORMAT, "name": f"gaussian:{Path(recording).name}", "kind": "gaussian", "window": 0,
+        "format": FORMAT, "name": one_line(f"gaussian:{Path(recording).name}"), "kind": "gaussian", "window": 0,
         "predicts": "signal", "side": [], "band": None, "psd": density.tolist(),
         "training": f"Welch spectrum of {len(samples)} samples", "licence": "GPL-3.0-or-later", "version": VERSION})
 
@@ -179,4 +260,4 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
 
 def describe(prior: Prior) -> str:
     """One line about a prior, for people."""
-    return f"{prior.name} ({prior.info['kind']}, {prior.info.get('training', 'origin not stated')})"
+    return one_line(f"{prior.name} ({prior.info['kind']}, {prior.info.get('training', 'origin not stated')})")

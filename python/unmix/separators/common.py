@@ -112,12 +112,25 @@ def first_estimates(problem: Problem) -> np.ndarray:
     sources, gains = len(problem.priors), problem.gains
     initial = np.zeros((sources, *problem.mixture.shape), dtype=np.complex64)
     soi = problem.priors[0]
+    if soi.tracker is not None and problem.side[0] is not None:
+        # Its own denoiser knows where the symbols lie, as a matched filter and decisions do.
+        level = 1 / 1.03
+        scaled = (problem.mixture / gains[:, :1]).astype(np.complex64)
+        initial[0] = soi.engine(problem.device).denoise(
+            scaled * np.float32(level**0.5), np.full(len(scaled), level, np.float32), problem.side[0])
+        return _share_rest(problem, initial)
     if soi.modulation is None or not soi.info["synchronised"]:
         share = gains / np.sum(gains**2, axis=1, keepdims=True)
         initial[:] = share.T[:, :, None] * problem.mixture
         return initial
     scaled = problem.mixture / gains[:, :1]
     initial[0] = remodulate(matched_filter(scaled, soi.modulation), soi.modulation, scaled.shape[1])
+    return _share_rest(problem, initial)
+
+
+def _share_rest(problem: Problem, initial: np.ndarray) -> np.ndarray:
+    """Give what the SOI's estimate leaves of the mixture to the others, in equal parts of it."""
+    sources, gains = len(problem.priors), problem.gains
     rest = problem.mixture - gains[:, :1] * initial[0]
     for k in range(1, sources):
         initial[k] = rest / (gains[:, k:k + 1] * (sources - 1))

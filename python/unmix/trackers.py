@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a prior needs to know about each window of a stream, followed from batch to batch: StreamSeparator's hook."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .estimators import Levels
+    from .priors import Prior
+    from .windows import Window
+
+
+class Tracker(Protocol):
+    """Side information of one prior along one stream. A prior makes one per stream, see Prior.tracker.
+
+    A tracker may also have these methods, which are called where they exist:
+        meet(others: Sequence[Prior]): once, at the beginning, with the priors of the other sources, in order.
+        hear(sides): before each side(), with the side information of the others for the same windows, in order, float32
+            [W, P]; None where there is none. Trackers that hear are asked after those that do not.
+        learn(windows, sources, reports): after each batch's separation, with sources complex64 [K, W, N] (whole
+            windows, in the stream's units, the SOI first) and a WindowReport per window. Windows that passed through
+            hold the mixture as the SOI; `report.separated` is false for them. It may answer better side information
+            float32 [W, P], NaN for windows that are well as they are: the others are separated once more, and learn is
+            called again.
+        adopt(scout): before the stream begins, with another tracker of the kind that has seen the stream's first
+            samples, until its `settled` (bool) was true or there were no more, see StreamSeparator.survey.
+    """
+
+    def side(self, samples: np.ndarray, start: int, windows: Sequence["Window"], levels: Optional["Levels"]
+             ) -> np.ndarray:
+        """Side information float32 [W, P] of a batch of windows; batches come in order, none twice.
+
+        samples: complex64, the stream from sample `start` on: what is still held from before the windows, and the
+        windows (with zeros beyond the stream's end); broken ones are not taken out. windows: their `length` is what
+        will be separated. levels: None where none are known; the windows will then pass through whatever is answered.
+        A row that is not finite says that the prior's signal was not found: the window passes through, "not_found".
+        """
+
+
+def make(priors: Sequence["Prior"]) -> list[Optional[Tracker]]:
+    """The trackers of a stream's priors, None for those that have none."""
+    trackers = [None if p.tracker is None else p.tracker() for p in priors]
+    for own, tracker in zip(priors, trackers, strict=True):
+        if hasattr(tracker, "meet"):
+            tracker.meet([p for p in priors if p is not own])
+    return trackers
