@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The block separator_cc in flowgraphs: alignment, tags, ends of streams, changes while running, broken input, stop."""
 
+import base64
 import gc
 import json
 import os
@@ -184,6 +185,16 @@ class Streams(gr_unittest.TestCase):
         found = Flow(y, unmix.separator_cc(SOI, OFDM, batch=3, seed=5, levels=levels), seed=4).run()
         np.testing.assert_allclose(found, expected, atol=0.01 * levels[0])
 
+    def test_seed_and_window_are_used(self):
+        y, *_ = mixture(400)
+        options = {"method": "alpha-rgs", "steps": 30, "batch": 4, "levels": [1, 3.98, 0]}
+        first, again, other = (Flow(y, unmix.separator_cc(SOI, OFDM, seed=seed, **options)).run() for seed in (1, 1, 2))
+        np.testing.assert_array_equal(first, again)
+        self.assertGreater(np.abs(np.array(first) - other).max(), 1e-3)
+        flow = Flow(y, unmix.separator_cc(SOI, OFDM, window=640, overlap=160))
+        flow.run()
+        self.assertEqual({r["samples"] for r in flow.reports()[1:-1]}, {480})
+
     def test_every_interference_has_its_own_output(self):
         rng = np.random.default_rng(3)
         y, soi, other, _ = mixture(1000, -12.0)
@@ -210,7 +221,7 @@ class Streams(gr_unittest.TestCase):
             self.assertGreater(r["agreement"], 0.97)
             self.assertTrue(r["separated"])
             self.assertEqual((r["method"], r["outcome"], r["unseparated"]), ("pnp-dr", "agreed", 0))
-            self.assertTrue(1 <= r["steps"] <= 100 and r["seconds"] > 0)
+            self.assertTrue(1 <= r["steps"] <= 100 and 0 < r["seconds"] < 10 and 0 <= r["disagreement"] < 0.1)
 
     def test_the_latency_is_what_is_documented(self):
         y, *_ = mixture(1000)
@@ -219,7 +230,6 @@ class Streams(gr_unittest.TestCase):
         for length, expected in ((separator.latency - 1, 0), (separator.latency + 1, 1)):
             separator = unmix.separator_cc(SOI, OFDM, batch=3)
             tb, sink = gr.top_block(), blocks.vector_sink_c()
-            # A message strobe-like source that never ends: the samples, then silence that is withheld.
             source = Held(y[:length])
             tb.connect(source, separator, sink)
             tb.connect((separator, 1), blocks.null_sink(gr.sizeof_gr_complex))
@@ -231,13 +241,16 @@ class Streams(gr_unittest.TestCase):
 
 
 class Held(gr.sync_block):
-    """Gives its samples and then nothing, without ending."""
+    """Gives its samples, more when it is released, and then nothing, without ending."""
 
-    def __init__(self, samples):
+    def __init__(self, samples, more=()):
         gr.sync_block.__init__(self, "held", None, [np.complex64])
-        self.rest = np.asarray(samples)
+        self.rest, self.more = np.asarray(samples), np.asarray(more)
+        self.released = threading.Event()
 
     def work(self, input_items, output_items):
+        if self.released.is_set() and not len(self.rest):
+            self.rest, self.more = self.more, self.more[:0]
         count = min(len(self.rest), len(output_items[0]))
         output_items[0][:count] = self.rest[:count]
         self.rest = self.rest[count:]
@@ -257,8 +270,7 @@ class Changes(gr_unittest.TestCase):
             count = flow.messages.num_messages()
             return pmt.to_python(flow.messages.get_message(count - 1)) if count else {}
         self.assertTrue(wait_until(lambda: last().get("method") == "pnp-dr", 10))
-        separator.set_steps(None)
-        separator.set_method("matched-filter")
+        separator.set_method("matched-filter")  # which takes no steps: they are kept
         self.assertTrue(wait_until(lambda: last().get("method") == "matched-filter", 10))
         separator.set_sir_db(-3.0)
         self.assertTrue(wait_until(lambda: abs(last()["sir_db"] + 3.0) < 1e-3, 10))  # this method takes it as it is
@@ -316,16 +328,26 @@ class Changes(gr_unittest.TestCase):
                     pmt.make_u8vector(5, 0), pmt.cons(pmt.from_long(1), pmt.from_long(2)), pmt.to_pmt([1, 2, 3])):
             self.assertEqual(post(bad), kept, str(bad))
 
-    def test_control_messages_arrive_through_the_port(self):
+    def test_control_messages_arrive_through_the_port_and_bad_ones_do_no_harm(self):
         y, *_ = mixture(20000)
         separator = unmix.separator_cc(SOI, OFDM, batch=2)
         flow = Flow(y, separator, throttle=1e6)
-        strobe = blocks.message_strobe(pmt.to_pmt({"method": "matched-filter"}), 50)
-        flow.tb.msg_connect(strobe, "strobe", separator, "control")
+        improper = pmt.deserialize_str(base64.b64decode("CQcCAAVkYgTACAAAAAAAAAY="))  # and its symbol is no UTF-8
         flow.tb.start()
+        port = separator.to_basic_block()
+        for message in (improper, pmt.PMT_T, pmt.to_pmt({"steps": 0}), pmt.to_pmt({"method": "matched-filter"})):
+            port._post(pmt.intern("control"), message)
         self.assertTrue(wait_until(lambda: "matched-filter" in {r["method"] for r in flow.reports()}, 10))
-        flow.tb.stop()  # the strobe never ends
+        flow.tb.stop()
         flow.tb.wait()
+        self.assertIsNone(separator.error)
+
+    def test_fixed_levels_and_automatic_steps_in_messages(self):
+        separator = unmix.separator_cc(SOI, OFDM, levels=[1, 2, 0], steps=5)
+        separator._control(pmt.to_pmt({"sir_db": -3.0, "steps": 9}))
+        self.assertEqual(separator._wanted["steps"], 5)
+        separator._control(pmt.to_pmt({"steps": "auto"}))
+        self.assertIsNone(separator._wanted["steps"])
 
     def test_a_flowgraph_that_is_reconnected_begins_afresh_and_stays_aligned(self):
         # lock() and unlock() reset GNU Radio's counters; what was held back is dropped, so that n still belongs to n.
@@ -366,14 +388,19 @@ class Refusals(gr_unittest.TestCase):
                 ("2 amplitudes", {"levels": [1.0]}), ("2 amplitudes", {"levels": [1.0, -1.0, 0.0]}),
                 ("2 amplitudes", {"levels": [1.0, float("nan"), 0.0]}),
                 ("levels fix", {"levels": [1, 1, 0], "sir_db": 3}),
-                ("averaging 0", {"averaging": 0})):
+                ("averaging 0", {"averaging": 0}), ("steps 2.5", {"steps": 2.5}), ("window 2560.0", {"window": 2560.0}),
+                ("overlap 256.0", {"overlap": 256.0}), ("batch True", {"batch": True}), ("seed 1.5", {"seed": 1.5}),
+                ("sir_db auto", {"sir_db": "auto"}), ("None is no prior", {"soi": None}),
+                ("3 is no prior", {"interference": [3]}), ("2 amplitudes", {"levels": "auto"}),
+                ("averaging often", {"averaging": "often"}), ("method 3", {"method": 3})):
             with self.assertRaisesRegex(ValueError, words) as caught:
                 unmix.separator_cc(**options)
             self.assertNotIn("\n", str(caught.exception))
 
     def test_set_functions_refuse_without_changing_anything(self):
         separator = unmix.separator_cc(SOI, OFDM, sir_db=-5.0)
-        for call, value in ((separator.set_sir_db, 1e6), (separator.set_method, "magic"), (separator.set_steps, 0),
+        for call, value in ((separator.set_sir_db, 1e6), (separator.set_steps, 2.5), (separator.set_steps, 0),
+                            (separator.set_method, "magic"),
                             (separator.set_averaging, 0)):
             before = dict(separator._wanted)
             with self.assertRaises(ValueError):
@@ -431,18 +458,58 @@ class BrokenInput(gr_unittest.TestCase):
         wrong = (cons.demodulate(matched_filter(np.nan_to_num(found[0], nan=0, posinf=0), MODULATION), "qpsk") != bits)
         self.assertLess(wrong.reshape(-1, 2)[clean].sum(), 5)
 
-    def test_silence_and_noise_pass_through_and_separation_begins_with_the_signals(self):
-        y, _, _, bits = mixture(3000)
-        rng = np.random.default_rng(1)
-        silence = np.zeros(2304 * 4, np.complex64)
-        flow = Flow(np.concatenate([silence, y]), unmix.separator_cc(SOI, OFDM, batch=2, averaging=8))
+    def test_silence_passes_through_and_separation_begins_with_the_signals(self):
+        y, _, _, bits = mixture(8000)
+        silence = np.zeros(2304 * 100, np.complex64)
+        flow = Flow(np.concatenate([silence, y]), unmix.separator_cc(SOI, OFDM))
         found = flow.run()
         outcomes = [r["outcome"] for r in flow.reports()]
         self.assertEqual(outcomes[0], "no_levels")
-        self.assertEqual(outcomes[-1], "agreed")
-        np.testing.assert_array_equal(found[0][:2304], 0)
-        self.assertEqual(len(found[0]), len(silence) + len(y))
-        del rng
+        np.testing.assert_array_equal(found[0][:2304 * 90], 0)
+        late = slice(16 * 2 * 2304, None)  # two batches later: bits are right
+        wrong = cons.demodulate(matched_filter(found[0][len(silence):][late], MODULATION), "qpsk")
+        self.assertLess(np.count_nonzero(wrong != bits[2 * 2 * 2304:]), 10)
+
+    def test_levels_that_jump_are_followed_within_two_batches_and_clicks_are_ignored(self):
+        y, _, _, bits = mixture(16000)
+        jump, settled = len(y) // 2, len(y) // 2 + 2 * 16 * 2304
+        for factor in (10.0, 0.1):
+            scaled = y.copy()
+            scaled[jump:] *= np.float32(factor)
+            found = Flow(scaled, unmix.separator_cc(SOI, OFDM)).run()[0]
+            symbols = matched_filter(found[settled:], MODULATION)
+            self.assertLess(np.count_nonzero(cons.demodulate(symbols, "qpsk") != bits[settled // 8:]), 10, factor)
+        for click in (1e2, 1e4, 1e12):
+            clicked = y.copy()
+            clicked[jump] = click
+            flow = Flow(clicked, unmix.separator_cc(SOI, OFDM))
+            wrong = cons.demodulate(matched_filter(flow.run()[0], MODULATION), "qpsk") != bits
+            near = np.abs(np.arange(len(wrong)) * 8 - jump) < 2560
+            self.assertLess(np.count_nonzero(wrong[~near]), 10, click)
+            self.assertAlmostEqual(flow.reports()[-1]["sir_db"], -12.0, delta=1.0)
+
+    def test_a_receiver_behind_it_goes_on_after_broken_samples(self):
+        known = unmix.random_bits(2 * 2048)
+        for value in (np.nan, np.inf, 1e30):
+            tb, mixer = gr.top_block(), unmix.sir_mixer(-12.0, 30.0)
+            head = blocks.head(gr.sizeof_gr_complex, 150000)
+            pulse = np.zeros(150000, np.complex64)
+            pulse[60000] = value
+            add = blocks.add_cc()
+            separator = unmix.separator_cc(SOI, OFDM, batch=4)
+            receiver, meter = unmix.qpsk_receiver(unique_word=known[:64]), unmix.ber_meter(known, window=2000)
+            tb.connect(unmix.rrc_qpsk_source(known), (mixer, 0))
+            tb.connect(unmix.cp_ofdm_source(seed=2), (mixer, 1))
+            tb.connect(mixer, head, (add, 0))
+            tb.connect(blocks.vector_source_c(pulse.tolist()), (add, 1))
+            tb.connect(add, separator, receiver)
+            tb.connect((separator, 1), blocks.null_sink(gr.sizeof_gr_complex))
+            tb.connect((receiver, 0), blocks.null_sink(gr.sizeof_gr_complex))
+            tb.connect((receiver, 1), meter, blocks.null_sink(gr.sizeof_float))
+            tb.run()
+            self.assertGreaterEqual(separator.unseparated, 1)
+            self.assertTrue(meter.locked())
+            self.assertEqual(meter.ber(), 0.0)  # of the last 2000 bits
 
 
 class Stops(gr_unittest.TestCase):
@@ -460,20 +527,37 @@ class Stops(gr_unittest.TestCase):
         self.assertIsNone(separator.error)
 
     def test_sinks_that_have_enough_interrupt_a_long_separation(self):
-        y, *_ = mixture(40000)
+        y, *_ = mixture(1000)
         separator = unmix.separator_cc(SOI, OFDM, batch=1)
+        source = Held(y[:separator.latency + 1], y[separator.latency + 1:])
         tb = gr.top_block()
         ends = [blocks.vector_sink_c() for _ in range(2)]
-        tb.connect(blocks.vector_source_c(y.tolist()), separator)
-        for i, end in enumerate(ends):
-            tb.connect((separator, i), blocks.head(gr.sizeof_gr_complex, 3000), end)
+        tb.connect(source, separator)
+        for i, end in enumerate(ends):  # slow: they have enough half a second after the first window
+            tb.connect((separator, i), blocks.throttle(gr.sizeof_gr_complex, 4000),
+                       blocks.head(gr.sizeof_gr_complex, 2000), end)
         tb.start()
-        self.assertTrue(wait_until(lambda: len(ends[0].data()) == 3000, 10))
+        self.assertTrue(wait_until(lambda: separator.nitems_written(0) > 0, 10))
         separator.set_steps(10**8)
         separator.set_method("alpha-rgs")
+        source.released.set()
         began = time.monotonic()
+        self.assertTrue(wait_until(lambda: separator.detail().done(), 20))  # the source would go on for ever
+        self.assertLess(time.monotonic() - began, 10)
+        tb.stop()
         tb.wait()
-        self.assertLess(time.monotonic() - began, 3)
+        self.assertEqual([len(end.data()) for end in ends], [2000, 2000])
+
+    def test_another_reader_of_the_input_that_finishes_changes_nothing(self):
+        # GNU Radio then says that the input is done, although the source goes on.
+        y, *_ = mixture(4000)
+        expected = Flow(y, unmix.separator_cc(SOI, OFDM, batch=2)).run()
+        for rate in (2e5, 1e6):
+            flow = Flow(y, unmix.separator_cc(SOI, OFDM, batch=2), throttle=rate)
+            recorder = blocks.vector_sink_c()
+            flow.tb.connect(flow.keep[-1], blocks.head(gr.sizeof_gr_complex, 10000), recorder)
+            np.testing.assert_array_equal(flow.run(), expected)
+            self.assertEqual(len(recorder.data()), 10000)
 
     def test_a_second_run_begins_afresh(self):
         y, *_ = mixture(500)
@@ -483,8 +567,10 @@ class Stops(gr_unittest.TestCase):
         flow.source.rewind()
         for sink in flow.sinks:
             sink.reset()
+        separator.error = RuntimeError("of the run before")
         again = flow.run()
         np.testing.assert_array_equal(again, first)
+        self.assertIsNone(separator.error)
 
     def test_fifty_starts_and_stops_leave_no_threads_and_no_memory_behind(self):
         y, *_ = mixture(3000)

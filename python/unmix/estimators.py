@@ -173,6 +173,7 @@ def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[f
         raise ValueError(f"start and phase need windows of at least {2 * length - 1} samples, not {windows.shape[1]}")
     for begin in range(0, len(windows), 64):  # bounded memory
         chunk = windows[begin:begin + 64].astype(np.complex64)
+        chunk = chunk / np.maximum(np.abs(chunk).max(1, keepdims=True), 1e-30)  # its 8th power must not overflow
         clean = chunk
         if notch.any():
             spectrum = scipy.fft.fft(chunk, axis=1)

@@ -234,6 +234,7 @@ class separator_cc(gr.basic_block):
         """Called by GNU Radio at each start and reconnection, from which on it counts items from 0 again."""
         self._started = False
         self.error = None
+        self.set_max_output_buffer(-1)  # GNU Radio leaves this run's size as the next one's limit, and halves it
         return True
 
     def general_work(self, input_items, output_items) -> int:
