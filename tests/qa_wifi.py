@@ -4,6 +4,10 @@
 Figures "I-n" are tables of IEEE 802.11-2020, annex I.1, an example of a 36 Mb/s packet.
 """
 
+import json
+import subprocess
+import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -16,9 +20,11 @@ from gnuradio.unmix.wifi import standard
 from gnuradio.unmix.wifi.measure import Measurement
 from gnuradio.unmix.wifi.packets import Ear, find
 from gnuradio.unmix.wifi.standard import Format
+from gnuradio.unmix.windows import Window
 
 torch.set_num_threads(1)
-EXCERPT = Path(__file__).parents[1] / "apps" / "samples" / "wifi_excerpt.sigmf-meta"
+APPS = Path(__file__).parents[1] / "apps"
+EXCERPT = APPS / "samples" / "wifi_excerpt.sigmf-meta"
 SOI = priors.parse("rrc:qpsk,sps=16,rolloff=0.5,span=8")
 TAPS = np.array([0.05j, 0.9, 0.3 - 0.2j, 0.1])
 
@@ -178,6 +184,21 @@ class Simulated(unittest.TestCase):
         for batch in (64, 1):
             self.assertLess(errors(separated(mixture, gain, 0.01, batch)[0], bits), 2e-3)
 
+    def test_its_spectrum_is_that_of_the_packets_through_their_channel(self):
+        """Within 1 dB over all carriers but those at the edges, the SOI's band included."""
+        rng = np.random.default_rng(12)
+        wave, _, _ = received(rng, [Format(0, 30), Format(1, 30)], frequency=0.0)
+        gain = 10 ** (9 / 20)
+        mixture = (soi(rng, len(wave))[0] + gain * wave).astype(np.complex64)
+        tracker = priors.parse("wifi:").tracker()
+        tracker.meet([SOI])
+        self.assertIsNone(tracker.psd(64))
+        tracker.side(mixture, 0, [Window(0, 0, 2560, 0, 2560)], Levels(np.array([1.0, gain]), 0.0))
+        truth = np.abs(np.fft.fft(TAPS, 64)) ** 2
+        carriers = [k for k in range(-25, 26) if abs(k) > 1]
+        ratio = 10 * np.log10(tracker.psd(64)[carriers] / truth[carriers])
+        self.assertLess(np.max(np.abs(ratio - np.mean(ratio))), 1)
+
     def test_what_is_not_a_packet_passes_as_the_soi(self):
         rng = np.random.default_rng(6)
         clean, _ = soi(rng, 6000)
@@ -210,7 +231,7 @@ class Simulated(unittest.TestCase):
 
 class Recorded(unittest.TestCase):
     def test_the_soi_comes_out_from_under_a_recording(self):
-        """Five packets of 6 Mb/s and five short ones, edges included: at most 1e-3 of the bits wrong."""
+        """Five packets of 6 Mb/s and five short ones, borders included: at most 1e-3 of the bits wrong."""
         wave = captures.open_capture(str(EXCERPT)).read(0, 24000).astype(complex)
         wave /= np.sqrt(np.mean(np.abs(wave) ** 2))
         for sir, filtered in ((-15, 0.2), (-9, 0.1)):
@@ -239,6 +260,28 @@ class Recorded(unittest.TestCase):
         self.assertEqual(one.form, Format(0, 47))
         rest = wave[one.start:one.start + 320] - one.wave()[8:328]
         self.assertLess(10 * np.log10(np.mean(np.abs(rest) ** 2)), -25)
+
+
+class Command(unittest.TestCase):
+    def test_benchmark_recordings_counts_interior_and_borders(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.json"
+            done = subprocess.run(
+                [sys.executable, APPS / "benchmark_recordings.py", EXCERPT, "--sir-db", "-9", "--repeats", "1",
+                 "--json", rows], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            row = json.loads(rows.read_text())[0]
+        self.assertEqual(row["interior"]["bits"] + row["border"]["bits"], row["all"]["bits"])
+        self.assertEqual(row["all"]["bits"], 2 * (49920 // 16))
+        self.assertGreater(row["interior"]["bits"], 4000)
+        self.assertLessEqual(row["all"]["bit_errors"], 6)
+        self.assertGreater(row["all"]["matched_filter_errors"], 500)
+
+    def test_it_refuses_what_is_no_recording(self):
+        done = subprocess.run([sys.executable, APPS / "benchmark_recordings.py", "nowhere.sigmf-meta"],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(len(done.stderr.splitlines()), 1)
 
 
 class Specification(unittest.TestCase):

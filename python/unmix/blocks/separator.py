@@ -58,9 +58,9 @@ class separator_cc(gr.basic_block):
                  seed: int = 0, levels: Optional[Sequence[float]] = None, averaging: float = 64):
         check_settings(method, steps, window, batch, seed, sir_db, device, overlap)
         specs = [interference] if isinstance(interference, str) else list(interference)
-        wrong = next((spec for spec in (soi, *specs) if not isinstance(spec, str)), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong!r} is no prior; a specification or the name of a file is needed")
+        wrong = [spec for spec in (soi, *specs) if not isinstance(spec, str)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no prior; a specification or the name of a file is needed")
         if not 1 <= len(specs) <= 8:
             raise ValueError(f"{len(specs)} interferences are impossible; 1 to 8 are allowed")
         known = [priors.parse(spec) for spec in (soi, *specs)]
