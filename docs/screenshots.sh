@@ -76,6 +76,11 @@ running() { # name of the flowgraph
   xdotool windowmove "$id" 0 0 windowsize "$id" 1400 880
   sleep 14 # bits are counted over 10,000
   picture "$id" "run_$1.png"
+  if [ "$1" = simulated_mixture ]; then
+    xdotool mousemove --window "$id" 194 74 click 1 # the tab Spectra
+    sleep 4
+    picture "$id" "run_$1_spectra.png"
+  fi
   kill -TERM $job; wait $job 2>/dev/null || true
 }
 
