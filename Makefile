@@ -20,9 +20,9 @@ demo: build
 	@$(RUN) python apps/separate_file.py $(SAMPLES)/qpsk_under_ofdm.sigmf-meta \
 	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference cp-ofdm:qpsk,fft=64,cp=16,active=56 \
 	  --reference $(SAMPLES)/qpsk_under_ofdm_true_bits.u8 --output $(BUILD)/demo --plots
-	@echo; echo "== The same QPSK, 9 dB below recorded WiFi, with a prior learned from recordings of that transmitter =="
-	@$(RUN) python apps/separate_file.py $(BUILD)/demo/qpsk_under_wifi.sigmf-meta --sir-db -9 \
-	  --soi rrc:qpsk,sps=16,rolloff=0.5,span=8 --interference wifi \
+	@echo; echo "== QPSK 9 dB below recorded WiFi: timing, phase, frequency, packets, channel and levels are found in the capture =="
+	@$(RUN) python apps/separate_file.py $(BUILD)/demo/qpsk_under_wifi.sigmf-meta \
+	  --soi rrc:qpsk,sps=16,sync=auto --interference wifi: \
 	  --reference $(BUILD)/demo/qpsk_under_wifi_true_bits.u8 --output $(BUILD)/demo --plots
 	@echo; echo "Signals, bits, reports and pictures are in build/demo"
 

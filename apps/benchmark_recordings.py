@@ -8,44 +8,62 @@ Every recording is scaled to unit power and added, from its first sample to its 
 random linear modulation of known timing; the sum is separated as one stream. The SIR and the noise's level are told, as
 in benchmark.py. Interior symbols are those whose pulse lies wholly in the data of one packet, as the recording on its
 own shows them; all others (training and signal fields, idle time, a packet's first and last data symbols) are borders.
+
+With --blind the SOI has a random timing, phase, carrier offset (up to 5 % of the symbol rate) and symbol rate (up to
+100 ppm off), and the capture is separated as by separate_file.py, which is told none of it, nor any level. The bits
+that it writes are turned and shifted by whole symbols to where they fit best; symbols that it does not decide are
+"missing". The matched filter beside it knows everything. --front-end: the receiver has faults too.
 """
 
 import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from benchmark_signals import SoiSignal
-from gnuradio.unmix import captures, priors, separators, signals, stream
+from gnuradio.unmix import __version__, captures, priors, separators, signals, simulation, stream
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
+from gnuradio.unmix.recording import RecordingError, Settings, separate_recording
 from gnuradio.unmix.wifi.measure import Measurement
 from gnuradio.unmix.wifi.packets import Ear, find
+from impairments import RECEIVER, fit
+from make_capture import write_capture
+
+REACH = 40  # symbols that the first one decided may be off
 
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", nargs="+", metavar="RECORDING", help="of interference alone, at 20 MS/s")
-    parser.add_argument("--soi", default="rrc:qpsk,sps=16,rolloff=0.5,span=8", metavar="SPEC",
-                        help="simulated, and its prior (default %(default)s)")
+    parser.add_argument("--soi", metavar="SPEC", help="simulated, and its prior (default rrc:qpsk,sps=16,rolloff=0.5,"
+                        "span=8, with --blind and sync=auto)")
     parser.add_argument("--interference", default="wifi:", metavar="SPEC", help="prior (default %(default)s)")
     parser.add_argument("--sir-db", type=float, nargs="+", default=[-15, -9, -3])
     parser.add_argument("--snr-db", type=float, default=math.inf, help="white noise below the SOI (default: none)")
     parser.add_argument("--method", default="auto", help="see separate_file.py (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=4, help="SOIs for each recording (default %(default)s)")
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--blind", action="store_true", help="tell the separation nothing but --soi and --interference")
+    parser.add_argument("--front-end", action="store_true",
+                        help="noise 10 dB below the SOI, 8 bits, the strongest 0.1 %% clipped, DC offset of 0.1 of the "
+                             "rms value, IQ imbalance of 1 dB and 5 degrees; needs --blind")
     parser.add_argument("--json", metavar="FILE", help="write the rows here too")
     args = parser.parse_args(argv)
+    args.soi = args.soi or "rrc:qpsk,sps=16,rolloff=0.5,span=8" + ",sync=auto" * args.blind
     if args.repeats < 1:
         raise ValueError("--repeats must be at least 1")
+    if args.front_end and not args.blind:
+        raise ValueError("--front-end needs --blind: its faults are found in the capture")
     return args
 
 
-def interior(wave, soi, count):
-    """Which of the SOI's symbols lie in the data of one packet, bool [count]."""
+def interior(wave, centre, half):
+    """Which symbols, of centres int [n] and pulses of +- half samples, lie in the data of one packet, bool [n]."""
     ear = Ear(np.full(64, 1e-7))
     inside, end = np.zeros(len(wave), dtype=int), 0
     for start, frequency in find(wave, 1.0):
@@ -54,7 +72,6 @@ def interior(wave, soi, count):
         packet = Measurement(wave, 0, start, frequency, ear, 1.0).run()
         inside[packet.data:packet.end], end = 1, packet.end
     total = np.concatenate([[0], np.cumsum(inside)])
-    centre, half = np.arange(count) * soi.sps + soi.sps // 2, soi.span * soi.sps // 2
     low, high = np.maximum(centre - half, 0), np.minimum(centre + half, len(wave))
     return total[high] - total[low] == high - low
 
@@ -77,7 +94,8 @@ def measure(path, args, soi):
     if not power > 0:
         raise ValueError(f"{path} is silent")
     wave /= math.sqrt(power)
-    mask = np.repeat(interior(wave, soi, count), cons.bits_per_symbol(soi.modulation["constellation"]))
+    mask = interior(wave, np.arange(count) * soi.sps + soi.sps // 2, soi.span * soi.sps // 2)
+    mask = np.repeat(mask, cons.bits_per_symbol(soi.modulation["constellation"]))
     noise = 10 ** (-args.snr_db / 10)
     for sir_db in args.sir_db:
         began, wrong, filtered, calls = time.monotonic(), [], [], []
@@ -92,12 +110,72 @@ def measure(path, args, soi):
             calls.append(used)
         row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if noise else "inf",
                "interference": args.interference, "calls": float(np.mean(calls)),
-               "seconds": (time.monotonic() - began) / args.repeats}
-        for name, part in (("interior", mask), ("border", ~mask), ("all", np.ones_like(mask))):
-            row[name] = {"bits": int(part.sum()) * args.repeats,
-                         "bit_errors": int(sum(w[part].sum() for w in wrong)),
-                         "matched_filter_errors": int(sum(f[part].sum() for f in filtered))}
-        yield row
+               "seconds": (time.monotonic() - began) / args.repeats, "missing": 0}
+        yield row | counted([mask] * args.repeats, wrong, filtered)
+
+
+def counted(masks, wrong, filtered):
+    """Bits and errors inside packets and at their borders; all lists of bool [n], one for each repeat."""
+    mask, wrong, filtered = (np.concatenate(rows) for rows in (masks, wrong, filtered))
+    return {name: {"bits": int(part.sum()), "bit_errors": int(wrong[part].sum()),
+                   "matched_filter_errors": int(filtered[part].sum())}
+            for name, part in (("interior", mask), ("border", ~mask), ("all", np.ones_like(mask)))}
+
+
+def measure_blind(path, args):
+    """A recording's rows, one for each SIR."""
+    for sir_db in args.sir_db:
+        began, rows = time.monotonic(), []
+        for repeat in range(args.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(blind(path, args, sir_db, args.seed + repeat, Path(folder)))
+        row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if args.snr_db < math.inf else
+               "inf", "interference": args.interference, "blind": True, "front_end": args.front_end,
+               "calls": float(np.mean([r["calls"] for r in rows])),
+               "seconds": (time.monotonic() - began) / args.repeats, "missing": sum(r["missing"] for r in rows),
+               "amplitudes": [r["amplitudes"] for r in rows]}
+        yield row | counted(*([r[key] for r in rows] for key in ("mask", "wrong", "filtered")))
+
+
+def blind(path, args, sir_db, seed, folder):
+    """One capture: masks and errors of the bits that were decided, and what was found of the levels."""
+    rng = np.random.default_rng(seed)
+    modulation = priors.parse(args.soi).modulation
+    sps = float(modulation["samples_per_symbol"])
+    faults = RECEIVER if args.front_end else {"snr_db": args.snr_db}
+    p = simulation.Parameters(
+        modulation=modulation["constellation"], sps=sps, rolloff=modulation["rolloff"], span=int(modulation["span"]),
+        timing=rng.uniform(0, sps), phase=rng.uniform(0, 360), carrier_offset=rng.uniform(-0.05, 0.05),
+        symbol_rate_ppm=rng.uniform(-100, 100), interference=(path,), sir_db=sir_db, seed=seed, **faults)
+    truth = write_capture(p, folder / "capture")
+    capture = simulation.SimulatedCapture(p)
+    soi, half = capture.soi, math.ceil(p.span / 2 * p.sps)
+    settings = Settings(str(folder / "capture.sigmf-meta"), args.soi, (args.interference,), args.method,
+                        output=str(folder / "out"))
+    bits = soi.bits(0, capture.symbols).reshape(-1)
+    centre = np.floor(soi.timing + np.arange(capture.symbols) * soi.sps).astype(int)
+    mask = interior(capture.interference[0].read(0, capture.length), centre, half)
+    mask = np.repeat(mask, soi.bits_per_symbol)
+    symbols = soi.matched_filter(captures.open_capture(settings.capture).read, capture.length) / truth["scale"]
+    filtered = cons.demodulate(symbols, p.modulation) != bits
+    none = np.zeros(0, bool)
+    failed = {"mask": none, "wrong": none, "filtered": none, "missing": len(bits), "calls": 0.0, "amplitudes": None}
+    try:
+        report = separate_recording(settings, __version__)
+    except RecordingError as error:
+        print(f"{path} at {sir_db:g} dB: refused: {error}", file=sys.stderr)
+        return failed
+    decided = np.fromfile(folder / "out" / "capture_bits.u8", np.uint8)
+    found = fit(decided, bits, p.modulation, REACH) if len(decided) else None
+    if found is None:
+        return failed
+    wrong, (shift, _) = found
+    first = max(0, shift) * soi.bits_per_symbol
+    part = slice(first, first + len(wrong))
+    levels, unit = report["levels"], np.array([1.0, capture.kappa]) * truth["scale"]
+    amplitudes = np.array([levels["soi_amplitude"], *levels["interference_amplitudes"]]) / unit
+    return {"mask": mask[part], "wrong": wrong, "filtered": filtered[part], "missing": len(bits) - len(wrong),
+            "calls": float(np.mean([w["calls"] for w in report["windows"]])), "amplitudes": amplitudes.tolist()}
 
 
 def line(row):
@@ -106,18 +184,18 @@ def line(row):
         bits = max(row[part]["bits"], 1)
         cells += [f"{row[part]['bit_errors'] / bits:.1e} ({row[part]['bit_errors']} of {row[part]['bits']})",
                   f"{row[part]['matched_filter_errors'] / bits:.3f}"]
-    return "| " + " | ".join([*cells, f"{row['calls']:.0f}", f"{row['seconds']:.1f}"]) + " |"
+    return "| " + " | ".join([*cells, str(row["missing"]), f"{row['calls']:.0f}", f"{row['seconds']:.1f}"]) + " |"
 
 
 def main(argv=None):
     try:
         args = arguments(argv)
         args.method = separators.resolve_method(args.method)
-        soi, rows = SoiSignal(args.soi), []
+        soi, rows = None if args.blind else SoiSignal(args.soi), []
         print("| recording | SIR dB | BER | matched filter | interior | matched filter | borders | matched filter | "
-              "calls | seconds |\n" + "|---" * 10 + "|")
+              "missing | calls | seconds |\n" + "|---" * 11 + "|")
         for path in args.recordings:
-            for row in measure(path, args, soi):
+            for row in measure_blind(path, args) if args.blind else measure(path, args, soi):
                 rows.append(row)
                 print(line(row), flush=True)
         if args.json:

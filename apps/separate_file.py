@@ -42,8 +42,10 @@ Written to the output folder, STEM being the capture's name without its suffix:
                                               phase are known; first bit first, hard decisions
   STEM_report.json                            settings, levels, every window's agreement, stretches to distrust
   STEM_*.png                                  with --plots
+  STEM_resume.json                            where --resume continues a run that was cut short; removed at the end
 Files of an earlier run are replaced, those of the input never. Ctrl-C keeps the batches (--batch) that are finished;
-a second Ctrl-C gives up at once.
+a second Ctrl-C gives up at once. --resume continues after Ctrl-C, and after a crash from where the run was up to ten
+seconds before; the result is the same to the last bit.
 
 Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of ours (UNMIX_DEBUG=1 shows where)."""
 
@@ -106,35 +108,43 @@ def arguments(argv):
     parser.add_argument("--reference", metavar="FILE",
                         help="the truth, to count errors: a capture of the SOI alone in the same units, or its bits, "
                              "one byte each (.u8, .bits, .npy)")
+    parser.add_argument("--resume", action="store_true",
+                        help="continue a run with the same settings that was cancelled or crashed")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     args = parser.parse_args(argv)
     settings = Settings(
         args.capture, args.soi, tuple(args.interference or (DEFAULT_INTERFERENCE,)), args.method, args.sir_db,
         args.format, args.samp_rate, args.window, args.overlap, args.steps, args.seed, args.device, args.batch,
-        args.output, args.plots, args.reference, None if args.json in (None, "-") else args.json)
+        args.output, args.plots, args.reference, None if args.json in (None, "-") else args.json, args.resume)
     return settings, args
 
 
 class Meter:
-    """Progress on stderr: a bar with the time left on a terminal, now and then a line elsewhere."""
+    """Progress on stderr: a bar with the time left on a terminal, now and then a line elsewhere.
+
+    The time left is that of the windows which this run has seen, from its first call on.
+    """
 
     def __init__(self, quiet):
-        self.quiet, self.bar, self.last, self.tenth = quiet, None, time.monotonic(), 0
-        self.began = self.last
+        self.quiet, self.bar, self.began = quiet, None, None
 
     def __call__(self, done, total):
         if self.quiet:
             return
+        if self.began is None:
+            self.began = self.last = time.monotonic()
+            self.first, self.tenth = done, int(10 * done / total)
         if sys.stderr.isatty():
             if self.bar is None:
-                self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, bar_format="{percentage:3.0f} %|{bar}| "
-                                "{n:.0f} of {total:.0f} windows, {elapsed} gone, {remaining} left")
+                self.bar = tqdm(total=total, initial=self.first, leave=False, dynamic_ncols=True,
+                                bar_format="{percentage:3.0f} %|{bar}| {n:.0f} of {total:.0f} windows, "
+                                "{elapsed} gone, {remaining} left")
             self.bar.update(done - self.bar.n)
             return
         now, tenth = time.monotonic(), int(10 * done / total)
-        if tenth > self.tenth and done < total and now - self.last >= 5:
-            left = (now - self.began) * (total - done) / done
+        if tenth > self.tenth and self.first < done < total and now - self.last >= 5:
+            left = (now - self.began) * (total - done) / (done - self.first)
             print(f"{100 * done / total:.0f} %, {done:.0f} of {total} windows, about {left:.0f} s left",
                   file=sys.stderr, flush=True)
             self.last, self.tenth = now, tenth

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gnuradio.unmix import captures, demodulation, priors, signals, stream
-from gnuradio.unmix.estimators import Levels
+from gnuradio.unmix.estimators import Levels, LevelTracker
 from gnuradio.unmix.priors import PriorError
 from gnuradio.unmix.wifi import standard
 from gnuradio.unmix.wifi.measure import Measurement
@@ -242,6 +242,23 @@ class Recorded(unittest.TestCase):
             self.assertGreater(errors(mixture, bits), filtered)
             self.assertLessEqual(errors(separated(mixture, gain)[0], bits), 1e-3)
 
+    def test_levels_of_a_stream_follow_the_spectrum_that_was_measured(self):
+        """Told nothing at -15 dB: both levels within 15 % from the first batch on, at most 1e-3 of the bits wrong."""
+        wave = captures.open_capture(str(EXCERPT)).read(0, 48000).astype(complex)
+        wave /= np.sqrt(np.mean(np.abs(wave) ** 2))
+        clean, bits = soi(np.random.default_rng(11), len(wave))
+        gain = 10 ** (15 / 20)
+        mixture = (clean + gain * wave).astype(np.complex64)
+        pair = [SOI, priors.parse("wifi:")]
+        levels = LevelTracker(pair)
+        flat = LevelTracker(pair).update(mixture)
+        self.assertGreater(flat.gains[0], 1.3)  # the priors' own spectra do not tell
+        separator = stream.StreamSeparator(pair, levels, batch=8)
+        pieces = [separator.push(mixture), separator.finish()]
+        found = separator._current_levels(len(mixture))
+        np.testing.assert_allclose(found.gains, [1, gain], rtol=0.15)
+        self.assertLessEqual(errors(np.concatenate([p.sources[0] for p in pieces if p is not None]), bits), 1e-3)
+
     def test_a_packet_whose_beginning_is_missing_is_found_by_its_prefixes(self):
         """The stream begins inside a packet: at -9 dB at most 1e-2 of the bits wrong in its rest."""
         wave = captures.open_capture(str(EXCERPT)).read(1111, 12000).astype(complex)
@@ -276,6 +293,26 @@ class Command(unittest.TestCase):
         self.assertGreater(row["interior"]["bits"], 4000)
         self.assertLessEqual(row["all"]["bit_errors"], 6)
         self.assertGreater(row["all"]["matched_filter_errors"], 500)
+
+    def test_blind_separation_of_a_whole_recording(self):
+        """Unknown timing, phase, carrier, symbol rate and levels at -9 dB: at most 1e-3 of the bits wrong."""
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.json"
+            done = subprocess.run(
+                [sys.executable, APPS / "benchmark_recordings.py", EXCERPT, "--sir-db", "-9", "--repeats", "1",
+                 "--blind", "--json", rows], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            row = json.loads(rows.read_text())[0]
+        self.assertLessEqual(row["all"]["bit_errors"], 6)
+        self.assertGreater(row["all"]["matched_filter_errors"], 500)
+        self.assertLessEqual(row["missing"], 8)
+        np.testing.assert_allclose(row["amplitudes"][0], 1, atol=0.12)
+
+    def test_faults_of_the_front_end_need_a_blind_separation(self):
+        done = subprocess.run([sys.executable, APPS / "benchmark_recordings.py", EXCERPT, "--front-end"],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--blind", done.stderr)
 
     def test_it_refuses_what_is_no_recording(self):
         done = subprocess.run([sys.executable, APPS / "benchmark_recordings.py", "nowhere.sigmf-meta"],

@@ -5,7 +5,7 @@ import unittest
 
 import numpy as np
 import torch
-from gnuradio.unmix import priors, signals
+from gnuradio.unmix import priors, signals, trackers
 from gnuradio.unmix.estimators import Levels, LevelTracker, estimate_levels, ofdm_start_and_phase
 from gnuradio.unmix.priors import PriorError
 from gnuradio.unmix.priors.gaussian import spectrum
@@ -295,6 +295,35 @@ class LevelEstimates(unittest.TestCase):
         found = estimate_levels(spectrum(y), power, used, sir_db=-6.0206)
         self.assertAlmostEqual(found.sir_db, -6.0206, delta=1e-6)
         np.testing.assert_allclose(found.gains, [1, 2], rtol=0.03)
+
+    def test_measured_spectra_replace_the_priors(self):
+        """Interference through a channel that its prior does not know: the SOI within 10 %, without it 40 % off."""
+        used = [priors.parse("rrc:qpsk"), priors.parse("cp-ofdm:qpsk")]
+        rng = np.random.default_rng(0)
+        s, _ = signals.linear_modulation(rng, 1, 10000)
+        b, _ = signals.cp_ofdm(rng, 1, 160000)
+        taps = np.array([0.75, 0.5])
+        b = np.convolve(b[0], taps / np.linalg.norm(taps))[:160000]
+        y = (s[0] + 4 * b).astype(np.complex64)
+
+        class Listener:
+            found = None
+
+            def psd(self, bins):
+                return self.found
+
+        listener = Listener()
+        measure = trackers.spectra(used, [None, listener])
+        level = LevelTracker(used)
+        before = level.update(y, measure)  # nothing measured yet: the prior's
+        np.testing.assert_allclose(before.gains, LevelTracker(used).update(y).gains)
+        shape = used[1].psd(1024) * np.abs(np.fft.fft(taps, 1024)) ** 2
+        listener.found = shape / shape.mean()
+        after = level.update(y[:0], measure)
+        self.assertGreater(abs(before.gains[0] - 1), 0.4)
+        np.testing.assert_allclose(after.gains, [1, 4], rtol=0.1)
+        direct = estimate_levels(spectrum(y), float(np.mean(np.abs(y) ** 2)), used, psd=measure)
+        np.testing.assert_allclose(direct.gains, after.gains, rtol=0.03)
 
     def test_a_signal_that_is_not_there_is_named(self):
         used = [priors.parse("rrc:qpsk,sps=8"), priors.parse("cp-ofdm:qpsk")]

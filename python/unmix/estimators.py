@@ -2,7 +2,7 @@
 """What is estimated from a mixture before it is separated: levels, and the start and phase of OFDM interference."""
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import scipy.fft
@@ -30,19 +30,22 @@ class Levels:
         return float(-10 * np.log10(np.sum(self.gains[1:] ** 2) / self.gains[0] ** 2))
 
 
-def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior], sir_db: Optional[float] = None
-                    ) -> Levels:
+def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior], sir_db: Optional[float] = None,
+                    psd: Optional[Callable[[int], Sequence[np.ndarray]]] = None) -> Levels:
     """Fit a mixture's spectrum by a non-negative combination of the priors' spectra and white noise.
 
     spectrum: of the mixture, as priors.gaussian.spectrum gives it, FFT order [bins]. power: mean |sample|^2.
     sir_db: the SIR (dB, SOI over all interference) where it is known; several interferers' shares are still fitted.
     Where it is known and a prior has no spectrum, all power is taken for signals and none for noise.
+    psd: the priors' spectra by the number of bins, in order, where better ones than Prior.psd are known: see
+    trackers.spectra.
     Raises ValueError with one sentence when the mixture's spectrum shows nothing of one of the signals, PriorError
     when the SIR is unknown and a prior has no spectrum.
     """
     try:
-        shapes = np.array([expected_spectrum(p.psd(4 * len(spectrum)), len(spectrum)) for p in priors]
-                          + [np.ones(len(spectrum))])
+        fine = 4 * len(spectrum)
+        densities = [p.psd(fine) for p in priors] if psd is None else psd(fine)
+        shapes = np.array([expected_spectrum(d, len(spectrum)) for d in densities] + [np.ones(len(spectrum))])
     except PriorError:
         if sir_db is None:
             raise
@@ -96,10 +99,11 @@ class LevelTracker:
         self._spectrum = np.zeros(self.BINS)
         self._weight = 0.0
 
-    def update(self, samples: np.ndarray) -> Optional[Levels]:
+    def update(self, samples: np.ndarray, psd: Optional[Callable[[int], Sequence[np.ndarray]]] = None
+               ) -> Optional[Levels]:
         """Take the stream's next samples (complex64 [n]; frames with broken ones are left out) and estimate again.
 
-        None where the spectrum shows nothing of one of the signals, see `reason`.
+        psd: see estimate_levels. None where the spectrum shows nothing of one of the signals, see `reason`.
         """
         self._take(np.concatenate([self._rest, samples]))
         self.reason = None
@@ -111,7 +115,7 @@ class LevelTracker:
             self.reason = "the stream is silent"
             return None
         try:
-            levels = estimate_levels(density, float(density.mean()), self.priors, self.sir_db)
+            levels = estimate_levels(density, float(density.mean()), self.priors, self.sir_db, psd)
         except ValueError as error:
             self.reason = str(error)
             return None

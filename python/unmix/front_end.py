@@ -11,6 +11,10 @@ from .survey import stretches
 
 #: A fault is corrected where it is this many standard errors away from nothing.
 SURE = 6.0
+#: Samples of the parts that are compared, and how many parts there should be.
+MOST_PART, LEAST_PART, PARTS = 4096, 512, 64
+#: A capture shows nothing below so many parts.
+FEWEST_PARTS = 32
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,17 @@ def estimate_front_end(capture: Capture, circular: bool) -> FrontEnd:
 
     circular: whether all signals in it are, which QPSK, 8PSK, 16QAM and OFDM of them are and BPSK is not: the mean of
     y^2 is then 2 image E|y|^2 and shows the imbalance. Otherwise no imbalance is sought. Only what stands out from the
-    scatter between 256 parts of the capture is reported; a short capture (less than 65,536 samples) shows nothing.
+    scatter between parts of the capture is reported; a short capture (less than 16,384 samples) shows nothing.
     """
+    size = min(MOST_PART, max(LEAST_PART, capture.length // PARTS))
     parts = []  # per part: mean of y, of y^2, of |y|^2
     for start, count in stretches(capture.length):
         piece = capture.read(start, count)
-        for part in np.array_split(piece, max(1, len(piece) // 4096)):
+        for part in np.array_split(piece, max(1, len(piece) // size)):
             parts.append([part.mean(dtype=np.complex128), np.mean(part * part, dtype=np.complex128),
                           np.mean(np.abs(part) ** 2, dtype=np.float64)])
     table = np.array(parts)
-    if len(table) < 16:
+    if len(table) < FEWEST_PARTS:
         return FrontEnd()
     dc = _sure(table[:, 0])
     squares = table[:, 1] - dc**2

@@ -2,6 +2,7 @@
 """The files of one separation: they get their names together at the end, or nothing is left of them."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -11,6 +12,7 @@ from typing import Optional
 
 import numpy as np
 
+from . import resume
 from .captures import CaptureError, SigMFWriter
 from .captures.formats import SUFFIXES
 from .priors.spec import SHIPPED
@@ -55,6 +57,11 @@ def files_of_prior(spec: str) -> list[Path]:
     return [Path(spec), SHIPPED / f"{spec}.pt"]
 
 
+def state_path(folder: Path, stem: str) -> Path:
+    """The file that says where to continue a separation that was cut short."""
+    return Path(folder) / f"{stem}_resume.json"
+
+
 def same_file(one: Path, other: Path) -> bool:
     """Whether two names stand for one file, there already or not."""
     try:
@@ -69,21 +76,27 @@ class Outputs:
     folder: made where it is missing. stem: of all names. sources: K >= 2 dicts, SOI first, with `description` and
     `extra` (global metadata). bits: whether there are any. keep: files that must not be overwritten. pictures: names
     of pictures that will be drawn. copy: where a copy of the report goes, which must not be another of the files.
-    Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep.
+    earlier: what state() said in a run that was cut short, to go on behind it; such files are never removed.
+    Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep, and
+    resume.StateError where the files are not what `earlier` says.
     """
 
     def __init__(self, folder: Path, stem: str, sources: Sequence[dict], sample_rate: Optional[float],
                  frequency: Optional[float], bits: bool, keep: Sequence[Path] = (), pictures: Sequence[str] = (),
-                 copy: Optional[Path] = None):
+                 copy: Optional[Path] = None, earlier: Optional[dict] = None):
         self.folder, self.stem = Path(folder), stem
         count = len(sources) - 1
         names = ["soi"] + (["interference"] if count == 1 else [f"interference{i + 1}" for i in range(count)])
         self.stems = [self.folder / f"{stem}_{name}" for name in names]
         self.bits_path = self.folder / f"{stem}_bits.u8" if bits else None
         self.report_path = self.folder / f"{stem}_report.json"
+        self.state_path = state_path(self.folder, stem)
         self.writers: list[SigMFWriter] = []
         self._made: list[Path] = []
         self._bits = self._bits_part = None
+        self._bits_hash, self._bits_length = hashlib.sha512(), 0
+        self._token = secrets.token_hex(4)
+        self._continued, self._saved = earlier is not None, False
         paths = [Path(f"{s}{suffix}") for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
         paths += [self.folder / f"{stem}_{name}.png" for name in pictures] + ([self.bits_path] if bits else [])
         if copy is not None:
@@ -94,22 +107,26 @@ class Outputs:
                     copy.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
                 raise CaptureError(f"The report {copy} cannot be written: it must be a file in a folder that exists "
                                    "and may be written.")
-            if any(same_file(copy, other) for other in paths):
+            if any(same_file(copy, other) for other in [*paths, self.state_path]):
                 raise CaptureError(f"The report {copy} would overwrite another output: name another file (--json).")
-        for path in [*paths, self.report_path]:
+        for path in [*paths, self.report_path, self.state_path]:
             if any(same_file(path, other) for other in keep):
                 raise CaptureError(f"The output {path} would overwrite an input: name another folder (--output).")
             if path.is_dir():
                 raise CaptureError(f"The output {path} cannot be written: a folder of that name is in the way.")
+        heads: list[resume.Head] = []
         try:
             self._make_folder()
-            for path, source in zip(self.stems, sources, strict=True):
+            heads += self._heads(earlier, bits) if earlier is not None else []
+            for i, (path, source) in enumerate(zip(self.stems, sources, strict=True)):
                 # the name may have a suffix of its own, which the writer must not mistake for SigMF's
                 self.writers.append(SigMFWriter(f"{path}.sigmf-data", sample_rate, frequency, source["description"],
-                                                source["extra"]))
+                                                source["extra"], token=self._token,
+                                                earlier=heads[i] if heads else None))
+                resume.lock(self.writers[-1].file)
             if bits:
-                self._bits_part = self.folder / f".{stem}.{secrets.token_hex(4)}.u8.part"
-                self._bits = open(self._bits_part, "xb")  # noqa: SIM115 (close and abort close it)
+                self._bits_part = self.folder / f".{stem}.{self._token}.u8.part"
+                self._open_bits(heads[-1] if heads else None)
         except OSError as error:
             self.abort()
             why = error.strerror or error
@@ -117,6 +134,41 @@ class Outputs:
         except BaseException:
             self.abort()
             raise
+        finally:
+            for head in heads[len(self.writers) + (self._bits is not None):]:
+                head.file.close()
+
+    def _heads(self, earlier: dict, bits: bool) -> list[resume.Head]:
+        """The files that an earlier run left, as far as they are sure, the sources' and the bits'."""
+        found: list[resume.Head] = []
+        try:
+            self._token, parts = earlier["token"], earlier["files"]
+            resume.need(resume.is_token(self._token) and isinstance(parts, list))
+            resume.need(len(parts) == len(self.stems) + bits)
+            names = [f"{s.name}.{self._token}.sigmf-data" for s in self.stems]
+            names += [f"{self.stem}.{self._token}.u8"] * bits
+            final = [Path(f"{s}.sigmf-data") for s in self.stems] + [self.bits_path] * bits
+            for name, path, part in zip(names, final, parts, strict=True):
+                found.append(resume.find_head([self.folder / f".{name}.part", path], resume.whole(part["bytes"]),
+                                              part["sha512"]))
+            counts = {head.count for head in found[:len(self.stems)]}
+            resume.need(len(counts) == 1 and not counts.pop() % 8)
+            return found
+        except BaseException as error:
+            for head in found:
+                head.file.close()
+            if isinstance(error, (LookupError, TypeError)):
+                raise resume.StateError("it contradicts itself") from error
+            raise
+
+    def _open_bits(self, earlier: Optional[resume.Head]) -> None:
+        if earlier is None:
+            self._bits = open(self._bits_part, "xb")  # noqa: SIM115 (close and abort close it)
+            return
+        os.replace(earlier.path, self._bits_part)
+        self._bits, self._bits_hash, self._bits_length = earlier.file, earlier.hash, earlier.count
+        self._bits.truncate(earlier.count)
+        self._bits.seek(earlier.count)
 
     def _make_folder(self) -> None:
         missing = []
@@ -146,9 +198,41 @@ class Outputs:
             writer.write(wave)
         if self._bits is not None:
             self._bits.write(bits.tobytes())
+            self._bits_hash.update(bits.tobytes())
+            self._bits_length += bits.size
+
+    @property
+    def bits(self) -> int:
+        """Bits written so far."""
+        return self._bits_length
+
+    def state(self) -> dict:
+        """Bring everything to the disk and say what is there, for `earlier`. Raises OSError."""
+        files = [{"bytes": 8 * writer.length, "sha512": writer.checkpoint()} for writer in self.writers]
+        if self._bits is not None:
+            self._bits.flush()
+            os.fsync(self._bits.fileno())
+            files.append({"bytes": self._bits_length, "sha512": self._bits_hash.hexdigest()})
+        return {"token": self._token, "files": files}
+
+    def save(self, state: dict) -> None:
+        """Write the state from which the separation can be continued. Raises OSError."""
+        self._remove_strays()
+        resume.write(self.state_path, state)
+        self._saved = True
+
+    def _remove_strays(self) -> None:
+        """Remove what a run left that crashed, and that this one replaces."""
+        if not self._saved and not self._continued:
+            names = [f".{s.name}.{{}}.sigmf-data.part" for s in self.stems]
+            names += [f".{s.name}.{{}}.sigmf-meta.part" for s in self.stems] + [f".{self.stem}.{{}}.u8.part"]
+            resume.remove_parts(self.folder, names, self.state_path, self._token)
 
     def close(self, complete: bool, annotations: Sequence[dict]) -> None:
-        """Give all files their names. complete: False marks them as cut short. Raises OSError, CaptureError."""
+        """Give all files their names. complete: False marks them as cut short; otherwise the state is removed.
+
+        Raises OSError, CaptureError.
+        """
         for writer in self.writers:
             writer.annotate(annotations)
             writer.close(complete)
@@ -156,11 +240,29 @@ class Outputs:
             self._bits.close()
             self._bits = None
             os.replace(self._bits_part, self.bits_path)
+        if complete:
+            self._remove_strays()
+            self.state_path.unlink(missing_ok=True)
+        self._saved = False
 
     def abort(self) -> None:
-        """Remove what has no name yet, and folders that were made for it. Safe at any time."""
+        """Remove what has no name yet, and folders that were made for it; what an earlier run left stays.
+
+        Safe at any time.
+        """
+        if self._continued:
+            for writer in self.writers:
+                writer.leave()
+            if self._bits is not None:
+                with contextlib.suppress(OSError):
+                    self._bits.close()
+                self._bits = None
+            return
         for writer in self.writers:
             writer.abort()
+        if self._saved:
+            self.state_path.unlink(missing_ok=True)
+            self._saved = False
         if self._bits is not None:
             with contextlib.suppress(OSError):
                 self._bits.close()

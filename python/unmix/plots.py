@@ -29,18 +29,19 @@ def require() -> None:
 
 
 def draw(folder: Path, stem: str, capture: Capture, separated: Sequence[Capture], modulation: Optional[dict],
-         report: dict) -> list[str]:
+         report: dict, symbols: Optional[np.ndarray] = None) -> list[str]:
     """Draw all pictures; returns their file names.
 
     capture: the mixture. separated: SOI and interferers, as long. modulation: the SOI's, where timing and phase are
-    known. report: see recording. Raises CaptureError where a file can no longer be read, OSError from writing.
+    known. report: see recording. symbols: complex64 [2, n], before and after, where timing and phase were found blind.
+    Raises CaptureError where a file can no longer be read, OSError from writing.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
     pictures = {"spectrogram": _spectrogram, "spectrum": _spectrum, "agreement": _agreement}
     if modulation is not None:
         pictures["constellation"] = _constellation
-    scene = _Scene(capture, separated, modulation, report)
+    scene = _Scene(capture, separated, modulation, report, symbols)
     names = []
     for name, paint in pictures.items():
         figure = Figure(layout="constrained", dpi=120)
@@ -54,8 +55,10 @@ def draw(folder: Path, stem: str, capture: Capture, separated: Sequence[Capture]
 class _Scene:
     """What all pictures share: the streams, their names, the units of the axes."""
 
-    def __init__(self, capture: Capture, separated: Sequence[Capture], modulation: Optional[dict], report: dict):
+    def __init__(self, capture: Capture, separated: Sequence[Capture], modulation: Optional[dict], report: dict,
+                 symbols: Optional[np.ndarray] = None):
         self.capture, self.separated, self.modulation, self.report = capture, separated, modulation, report
+        self.symbols = symbols
         self.rate = capture.sample_rate
         others = len(separated) - 1
         names = ["interference"] if others == 1 else [f"interference {i + 1}" for i in range(others)]
@@ -153,6 +156,8 @@ def _spectrum(figure, scene: _Scene) -> None:
 
 def _symbols(scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
     """Up to POINTS symbols behind the matched filter, of the capture and of the capture less the interference."""
+    if scene.symbols is not None:
+        return scene.symbols[0], scene.symbols[1]
     modulation = scene.modulation
     sps, gain = int(modulation["samples_per_symbol"]), scene.report["levels"]["soi_amplitude"]
     guard = int(modulation["span"]) // 2 + 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How good a separation is: EVM without any truth; bit error rate and mean squared error where the truth is given."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -10,6 +11,7 @@ import numpy as np
 from .captures import Capture, CaptureError, open_capture
 from .demodulation import BitErrors, SyncedSymbols, count_errors, decide, evm
 from .priors import constellation as cons
+from .resume import array, need, number, whole
 from .soi_sync import Sync
 from .survey import survey
 from .symbols import SymbolStream
@@ -64,6 +66,9 @@ def _load_bits(path: Path) -> np.ndarray:
     return bits
 
 
+SHOWN = 4000  # symbols kept for a picture
+
+
 class Alignment:
     """Where true bits lie against symbols that were found blind, and by how much the symbols are turned.
 
@@ -99,6 +104,18 @@ class Alignment:
         truth = self._bits[begin:begin + held.shape[1] * self._each]
         self._next = max(0, self._next) + held.shape[1]
         return held * np.exp(-1j * self.rotation), np.asarray(truth, np.uint8)
+
+    def state(self) -> dict:
+        """All of it, for restore()."""
+        return {"held": self._held, "delay": self.delay, "rotation": self.rotation,
+                "next": None if self.delay is None else self._next}
+
+    def restore(self, state: dict) -> None:
+        """Go on with what state() said. Raises resume.StateError, KeyError, TypeError for anything else."""
+        self._held = array(state["held"], "complex64", 2, None)
+        self.rotation = number(state["rotation"], -7, 7)
+        if state["delay"] is not None:
+            self.delay, self._next = whole(state["delay"], -(1 << 53)), whole(state["next"], -(1 << 53))
 
     def _align(self, expected: int) -> None:
         low = max(0, expected - self.REACH)
@@ -136,6 +153,8 @@ class Quality:
         rows = 3 if self._truth is None else 4
         self._symbols = None if modulation is None else (SyncedSymbols if blind else SymbolStream)(modulation, rows)
         self._blind = blind
+        #: The first symbols before and after, complex64 [2, <= SHOWN], where timing and phase are found blind.
+        self.shown = np.zeros((2, 0), np.complex64)
         self._alignment = Alignment(modulation, reference.bits) if blind and reference and self._truth is None else None
         self._skipped = 0.0  # symbols before the first that was found
         self._count = 0
@@ -164,6 +183,11 @@ class Quality:
             self._skipped += len(mixture) / self._modulation["samples_per_symbol"]
         return self._take(self._symbols.push(np.stack(rows), sync))
 
+    @property
+    def bits(self) -> int:
+        """Bits decided so far."""
+        return self._bits
+
     def finish(self) -> np.ndarray:
         """The SOI's last bits, uint8 [m]."""
         return np.zeros(0, np.uint8) if self._symbols is None else self._take(self._symbols.finish(), last=True)
@@ -175,6 +199,8 @@ class Quality:
             self._tally([decide(row, self._modulation) for row in aligned], truth)
         if not count:
             return np.zeros(0, np.uint8)
+        if self._blind and self.shown.shape[1] < SHOWN:
+            self.shown = np.concatenate([self.shown, symbols[:2]], axis=1)[:, :SHOWN]
         for i in range(2):
             self._square[i] += evm(symbols[i], self._modulation) ** 2 * count
         self._count += count
@@ -191,6 +217,53 @@ class Quality:
         for i, bits in enumerate(decided):
             fresh, old = count_errors(bits, truth), self._errors[i]
             self._errors[i] = BitErrors(old.errors + fresh.errors, old.bits + fresh.bits)
+
+    def state(self) -> dict:
+        """All of it, for restore()."""
+        state = {"skipped": self._skipped, "count": self._count, "square": self._square.copy(), "bits": self._bits,
+                 "errors": [[e.errors, e.bits] for e in self._errors], "energy": self._energy.copy(), "symbols": None,
+                 "alignment": None if self._alignment is None else self._alignment.state()}
+        if self._symbols is not None:
+            state["symbols"] = {name: getattr(self._symbols, name) for name in self._stream_state()}
+        return state
+
+    def restore(self, state: dict, position: int) -> None:
+        """Go on with what state() said after `position` samples.
+
+        Raises resume.StateError, KeyError, TypeError for anything else.
+        """
+        self._skipped, self._count = number(state["skipped"], 0), whole(state["count"])
+        self._square, self._energy = array(state["square"], "float64", 2), array(state["energy"], "float64", 3)
+        self._bits = whole(state["bits"])
+        need(len(state["errors"]) == 2)
+        self._errors = [BitErrors(whole(errors), whole(bits)) for errors, bits in state["errors"]]
+        need(all(e.errors <= e.bits for e in self._errors))
+        need((state["alignment"] is None) == (self._alignment is None))
+        need((state["symbols"] is None) == (self._symbols is None))
+        if self._alignment is not None:
+            self._alignment.restore(state["alignment"])
+        if self._symbols is not None:
+            self._restore_symbols(state["symbols"], position)
+
+    def _stream_state(self) -> tuple[str, ...]:
+        """The attributes that a stream of symbols has and its constructor does not set for good."""
+        return ("_buffer", "_begin", "_next") + (("_sync",) if self._blind else ("_received",))
+
+    def _restore_symbols(self, state: dict, position: int) -> None:
+        sps = float(self._modulation["samples_per_symbol"])
+        buffer = array(state["_buffer"], "complex64", len(self._symbols._buffer), None)
+        begin = whole(state["_begin"])
+        reach = (self._modulation["span"] + 8) * sps
+        if self._blind:
+            sync = state["_sync"]
+            need(begin + buffer.shape[1] == position)
+            number(state["_next"], position - reach if position else 0, position + reach)
+            need(sync is None or isinstance(sync, Sync) and sync.fits(sps, position))
+        else:
+            need(state["_received"] == position and begin * sps + buffer.shape[1] == position)
+            whole(state["_next"], begin, begin + math.ceil(reach))
+        for name in self._stream_state():
+            setattr(self._symbols, name, state[name])
 
     def result(self) -> dict:
         """For the report: symbols and evm_before, evm_after (ratios; None without symbols), and `reference`."""

@@ -2,6 +2,7 @@
 """Separating one recording from file to files: open, check, estimate levels, stream through, write, report."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +10,28 @@ from typing import Optional
 
 import numpy as np
 
-from . import priors, report
+from . import priors, report, resume
 from .captures import Capture, CaptureError, check_not_constant, open_capture
 from .estimators import Levels, estimate_levels
 from .front_end import CorrectedCapture, estimate_front_end
-from .outputs import Outputs, files_behind, files_of_prior, stem_of, write_text
+from .outputs import Outputs, files_behind, files_of_prior, state_path, stem_of, write_text
 from .priors import PriorError
 from .quality import Quality, Reference
+from .resume import StateError
 from .separators import CancelFlag
 from .settings import check_settings, choose_device
-from .soi_sync import SoiTracker
+from .soi_sync import SoiTracker, Sync
 from .stream import StreamSeparator, Stretch
 from .survey import scan, survey
+from .wifi.packets import Packet
+from .wifi.standard import Format
 
 DEFAULT_SOI = "rrc:qpsk,sps=16,rolloff=0.5,span=8"
 DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
+#: Samples within which a tracker must have measured its signal's spectrum, else the levels do without.
+LISTENED = 1 << 20
+#: Seconds after which the state is saved again, at the end of a batch, lest a crash cost more.
+CHECKPOINT_SECONDS = 10.0
 
 
 class RecordingError(ValueError):
@@ -42,7 +50,8 @@ class Settings:
     method, steps, window (samples), overlap (samples), batch (windows), seed: see StreamSeparator, None for its
     defaults. sir_db: None estimates it. device: auto, cpu or cuda. output: folder (default: <stem>_unmix in the current
     folder). reference: the truth, see quality.Reference. plots: draw pictures as well. report_copy: where the caller
-    will write the report once more; refused where that would replace an input or another output.
+    will write the report once more; refused where that would replace an input or another output. resume: continue a
+    separation with the same settings that was cut short; its files then equal those of one that was not.
     """
 
     capture: str
@@ -62,6 +71,7 @@ class Settings:
     plots: bool = False
     reference: Optional[str] = None
     report_copy: Optional[str] = None
+    resume: bool = False
 
 
 class Recording:
@@ -78,6 +88,10 @@ class Recording:
         self.settings, self.version = settings, version
         self._announce, self._progress = announce, progress
         self._cancel = cancel or CancelFlag()
+        self._earlier: Optional[dict] = None  # the state of the run to be continued
+        self._resumed_at: list[int] = []
+        self._position = 0  # samples pushed so far
+        self._cut: Optional[dict] = None  # the state before a batch that was cancelled
         try:
             check_settings(settings.method, settings.steps, settings.window, settings.batch, settings.seed,
                            settings.sir_db, settings.device, settings.overlap,
@@ -106,6 +120,8 @@ class Recording:
         if s.plots:
             from .plots import require
             require()
+        if s.resume:
+            self._load_state()
         check_not_constant(capture)
         scan(capture, lambda: not self._cancel.is_set())
         if self._cancel.is_set():
@@ -117,7 +133,7 @@ class Recording:
         self._try_priors()
         tracker = self._stream.trackers[0]
         self._tracker = tracker if isinstance(tracker, SoiTracker) else None
-        if self._tracker is not None:
+        if self._tracker is not None and self._earlier is None:
             self._find()
         known = self.priors[0].info["synchronised"] or self._tracker is not None
         modulation = self.priors[0].modulation if known else None
@@ -131,6 +147,85 @@ class Recording:
             padded = f" ({capture.length} and zeros)" if length > capture.length else ""
             windows = f"1 window of {length} samples{padded}"
         self._announce(f"{self._stream.method} on {self.device}: {windows}, seed {s.seed}")
+        self._tally = report.Tally(checks=self._stream.method != "matched-filter")
+        self._facts = self._fingerprint()
+        if self._earlier is not None:
+            self._restore()
+
+    def _fingerprint(self) -> dict:
+        """Everything that decides the result, by what people call it."""
+        s, capture, plan = self.settings, self.capture, self._stream.plan
+        inputs = [path for path in dict.fromkeys([capture.path, *files_behind(s.capture)]) if path.is_file()]
+        files = [path for spec in (s.soi, *s.interference) for path in files_of_prior(spec)]
+        if self.reference is not None:
+            files += files_behind(s.reference)
+        facts = {
+            "--soi": s.soi, "--interference": list(s.interference), "--method": self._stream.method,
+            "--sir-db": "auto" if s.sir_db is None else s.sir_db, "--format": capture.datatype,
+            "--samp-rate": capture.sample_rate, "--window": plan.window, "--overlap": plan.overlap, "--steps": s.steps,
+            "--seed": s.seed, "--device": self.device, "--batch": s.batch,
+            "--reference": None if s.reference is None else Path(s.reference).name,
+            "capture": [capture.path.name, capture.length, capture.center_frequency,
+                        *[resume.identity(path) for path in inputs]],
+            "files": {path.name: resume.identity(path) for path in dict.fromkeys(files) if path.is_file()},
+            "versions": report.versions(self.version),
+            "levels": [*self.levels.gains.tolist(), float(self.levels.noise_variance), self.front_end.dc.real,
+                       self.front_end.dc.imag, self.front_end.image.real, self.front_end.image.imag]}
+        return resume.pack(facts)
+
+    def _load_state(self) -> None:
+        """Read the state of the run to be continued."""
+        path = state_path(self.folder, self.stem)
+        try:
+            self._earlier = resume.read(path, (Sync, Packet, Format))
+        except FileNotFoundError:
+            raise RecordingError(f"--resume finds nothing to continue: {path} is missing, so no separation of this "
+                                 "capture was cut short there; leave out --resume to begin anew") from None
+        except StateError as error:
+            raise self._state_refused(error) from None
+
+    def _state_refused(self, why: Exception) -> RecordingError:
+        path = state_path(self.folder, self.stem)
+        text = str(why) if isinstance(why, StateError) else "it contradicts itself"
+        return RecordingError(f"--resume cannot continue what {path} speaks of: {text}; leave out --resume to begin "
+                              "anew")
+
+    def _restore(self) -> None:
+        """Go on where the earlier run ended, if it is this one's."""
+        try:
+            state = self._earlier
+            before = state["facts"]
+            resume.need(isinstance(before, dict) and set(before) == set(self._facts))
+            for name, now in self._facts.items():
+                if before[name] != now:
+                    raise StateError(self._difference(name, before[name], now))
+            self._position, done = self._stream.restore(state["stream"], self.capture.read, self.capture.length)
+            self._tally.restore(state["tally"])
+            self._quality.restore(state["quality"], done)
+            files = state["outputs"]["files"]
+            resume.need(self._tally.count == state["stream"]["next"] and files[0]["bytes"] == 8 * done)
+            resume.need(not self._has_bits or files[-1]["bytes"] == self._quality.bits)
+            self._resumed_at = [resume.whole(at, 0, done) for at in state["resumed_at"]] + [done]
+            resume.need(len(self._resumed_at) <= 1000)
+        except StateError as error:
+            raise self._state_refused(error) from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._state_refused(error) from error
+        self._announce(f"continuing at sample {done} of {self.capture.length}")
+
+    def _difference(self, name: str, before: object, now: object) -> str:
+        if name == "capture":
+            return f"the capture {self.capture.path} has changed since"
+        if name == "files":
+            return "a prior's or the reference's file has changed since"
+        if name == "levels":
+            return "this computer finds other levels in the capture"
+        if name == "versions":
+            changed = sorted(key for key in now if not isinstance(before, dict) or before.get(key) != now[key])
+            return f"it stems from another version of {', '.join(changed)}"
+        was, here = (" ".join(map(str, value)) if isinstance(value, list) else
+                     "not given" if value is None else str(value) for value in (before, now))
+        return f"{name} was {was[:200]} and is now {here}, and all settings must be the same"
 
     def _correct_front_end(self) -> None:
         """Take back the receiver's DC offset and IQ imbalance where the capture shows them."""
@@ -183,7 +278,7 @@ class Recording:
     def _estimate_levels(self) -> Levels:
         sir_db = self.settings.sir_db
         density, power = survey(self.capture)
-        levels = estimate_levels(density, power, self.priors, sir_db)
+        levels = self._listen(estimate_levels(density, power, self.priors, sir_db), density, power)
         if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
             missing = ", ".join(p.name for p, g in zip(self.priors, levels.gains, strict=True) if not g > 0)
             at = "" if sir_db is None else f" at an SIR of {sir_db:g} dB"
@@ -196,6 +291,23 @@ class Recording:
         amplitudes = ", ".join(f"{g:.4g}" for g in levels.gains)
         self._announce(f"levels: SIR {levels.sir_db:.1f} dB, {how}; amplitudes {amplitudes}; {floor}")
         return levels
+
+    def _listen(self, rough: Levels, density: np.ndarray, power: float) -> Levels:
+        """Levels by the spectra that trackers measure at the capture's beginning, the rough ones where there are none.
+
+        density, power: of the capture, see survey.
+        """
+        if not (np.all(np.isfinite(rough.gains)) and np.all(rough.gains > 0)):
+            return rough
+        begin = self.capture.read(0, min(self.capture.length, LISTENED))
+        psd = self._separator(rough, self.settings.overlap).listen(begin, rough)
+        if psd is None:
+            return rough
+        try:
+            levels = estimate_levels(density, power, self.priors, self.settings.sir_db, psd)
+        except ValueError:  # the spectrum of the beginning is not that of the whole
+            return rough
+        return levels if np.all(levels.gains > 0) else rough
 
     def _try_priors(self) -> None:
         """Call priors that came from files once: one whose network fails is refused before anything is written."""
@@ -219,11 +331,16 @@ class Recording:
         Raises RecordingError for samples that prove broken on the way or files that cannot be written; nothing is left
         then. After KeyboardInterrupt nothing is left either.
         """
-        outputs = None
-        tally = report.Tally(checks=self._stream.method != "matched-filter")
+        outputs, tally = None, self._tally
         try:
             outputs = self._make_outputs()
-            self._pump(outputs, tally)
+            try:
+                self._pump(outputs, tally)
+            except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+                if self._earlier is None or tally.count > self._earlier["stream"]["next"] or \
+                        isinstance(error, (CaptureError, PriorError)):
+                    raise
+                raise self._state_refused(error) from error  # what could not be checked beforehand
             done, whole = outputs.length, outputs.length == self.capture.length
             outcome = self._report(tally, done)
             if done:
@@ -237,6 +354,8 @@ class Recording:
             else:
                 outputs.abort()
             return outcome
+        except StateError as error:
+            raise self._state_refused(error) from error
         except (CaptureError, PriorError) as error:
             raise RecordingError(str(error)) from error
         except OSError as error:
@@ -265,23 +384,49 @@ class Recording:
         if s.plots:
             from .plots import NAMES as pictures
         return Outputs(self.folder, self.stem, sources, self.capture.sample_rate, self.capture.center_frequency,
-                       self._has_bits, keep, pictures, None if s.report_copy is None else Path(s.report_copy))
+                       self._has_bits, keep, pictures, None if s.report_copy is None else Path(s.report_copy),
+                       None if self._earlier is None else self._earlier["outputs"])
 
     def _pump(self, outputs: Outputs, tally: report.Tally) -> None:
         """Everything from capture to files, a batch of windows at a time."""
         capture, stream, plan = self.capture, self._stream, self._stream.plan
-        position = 0
-        count = self.settings.batch * plan.hop + plan.overlap + 1  # this completes the first batch
+        position, saved = self._position, time.monotonic()
+        self._progress(float(tally.count), self._total)  # what is done already says nothing about the time left
+        # The first samples complete the first batch.
+        count = self.settings.batch * plan.hop + (0 if position else plan.overlap + 1)
         while position < capture.length and not self._cancel.is_set():
+            if stream.resumable and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                outputs.save(self._state(outputs, stream.state()))
+                saved = time.monotonic()
             samples = capture.read(position, count)
             position += len(samples)
             count = self.settings.batch * plan.hop
             ready = max(0, (position - plan.window - 1) // plan.hop + 1)
-            self._store(stream.push(samples, self._meter(tally, ready)), outputs, tally)
+            self._work(lambda meter: stream.push(samples, meter), ready, outputs, tally)  # noqa: B023 (called at once)
         if not self._cancel.is_set():
-            self._store(stream.finish(self._meter(tally, self._total)), outputs, tally)
+            self._work(stream.finish, self._total, outputs, tally)
+        if stream.resumable and self._cut is None and outputs.length < capture.length:  # cancelled between batches
+            self._cut = resume.pack(self._state(outputs, stream.state()))
         if outputs.length:
             outputs.write(np.zeros((len(self.priors), 0), np.complex64), self._quality.finish())
+            if self._cut is not None and outputs.length < capture.length:
+                outputs.save(self._cut)
+
+    def _work(self, separate: Callable, until: int, outputs: Outputs, tally: report.Tally) -> None:
+        """Separate windows tally.count .. until, or fewer where this is cancelled, and store what comes of it.
+
+        A cancelled batch may be stored in part, and trackers may have seen more of it: it will be done anew.
+        """
+        before = self._stream.state() if self._stream.resumable else None
+        stretch = separate(self._meter(tally, until))
+        if self._cancel.is_set() and before is not None:
+            self._cut = resume.pack(self._state(outputs, before))
+        self._store(stretch, outputs, tally)
+
+    def _state(self, outputs: Outputs, stream: dict) -> dict:
+        """From where the separation can be continued. stream: its state at the end of the last whole batch."""
+        return {"facts": self._facts, "stream": stream, "tally": self._tally.state(), "quality": self._quality.state(),
+                "outputs": outputs.state(), "resumed_at": self._resumed_at}
 
     def _meter(self, tally: report.Tally, until: int) -> Callable[[float, int], bool]:
         """The separator's progress over windows tally.count .. until as progress over the whole recording."""
@@ -310,6 +455,7 @@ class Recording:
             "format": report.FORMAT,
             "complete": cancelled is None,
             "cancelled": cancelled,
+            "resumed_at": self._resumed_at,
             "capture": {"file": str(capture.path), "format": capture.datatype, "format_reason": capture.format_reason,
                         "length": capture.length, "sample_rate": capture.sample_rate,
                         "center_frequency": capture.center_frequency,
@@ -318,7 +464,8 @@ class Recording:
                          "sir_db": "auto" if s.sir_db is None else s.sir_db, "window": plan.window,
                          "overlap": plan.overlap, "steps": s.steps, "seed": s.seed, "device": self.device,
                          "batch": s.batch},
-            "priors": [{k: v for k, v in p.info.items() if k != "psd"} | {"learned": p.learned} for p in self.priors],
+            "priors": [{k: v for k, v in p.info.items() if k not in ("psd", "side")} | {"learned": p.learned}
+                       for p in self.priors],
             "levels": {"sir_db": levels.sir_db, "sir_estimated": s.sir_db is None,
                        "soi_amplitude": float(levels.gains[0]),
                        "interference_amplitudes": [float(g) for g in levels.gains[1:]],
@@ -351,8 +498,11 @@ class Recording:
     def _draw(self, outputs: Outputs, outcome: dict) -> None:
         from .plots import draw
         separated = [self._reopen(stem) for stem in outputs.stems]
-        modulation = self.priors[0].modulation if self._has_bits and self._tracker is None else None
-        outcome["files"] += draw(outputs.folder, outputs.stem, self.capture, separated, modulation, outcome)
+        symbols = None if self._tracker is None else self._quality.shown
+        modulation = self.priors[0].modulation if self._has_bits else None
+        if symbols is not None and not symbols.shape[1]:
+            modulation = None  # none were found
+        outcome["files"] += draw(outputs.folder, outputs.stem, self.capture, separated, modulation, outcome, symbols)
 
     @staticmethod
     def _reopen(stem: Path) -> Capture:

@@ -13,6 +13,7 @@ import numpy as np
 import scipy
 import torch
 
+from .resume import need, number, whole
 from .stream import WindowReport
 
 FORMAT = 1
@@ -75,6 +76,32 @@ class Tally:
         else:
             self.unlisted += length
 
+    _COUNTS = ("every", "count", "agreed", "calls", "distrusted_samples", "unlisted")
+
+    def state(self) -> dict:
+        """All of it, for restore()."""
+        state = {name: getattr(self, name) for name in (*self._COUNTS, "windows", "seconds", "distrusted")}
+        return state | {"outcomes": dict(self.outcomes), "power_ratio": self._power_ratio}
+
+    def restore(self, state: dict) -> None:
+        """Go on with what state() said. Raises resume.StateError, KeyError, TypeError for anything else."""
+        for name in self._COUNTS:
+            setattr(self, name, whole(state[name], name == "every"))
+        self.seconds = number(state["seconds"], 0)
+        need(isinstance(state["power_ratio"], float))  # NaN after windows without levels
+        self._power_ratio = state["power_ratio"]
+        self.outcomes = Counter({str(name): whole(count) for name, count in state["outcomes"].items()})
+        need(sum(self.outcomes.values()) == self.count and len(state["windows"]) <= MOST_WINDOWS)
+        names = [f.name for f in dataclasses.fields(WindowReport)]
+        for row in state["windows"]:
+            need(list(row) == names)
+            need(all(isinstance(row[n], str) if n == "outcome" else row[n] is None or
+                     isinstance(row[n], (int, float)) for n in names))
+        self.windows = state["windows"]
+        need(len(state["distrusted"]) <= MOST_STRETCHES)
+        self.distrusted = [{"start": whole(s["start"]), "samples": whole(s["samples"]),
+                            "lowest_agreement": number(s["lowest_agreement"], 0, 1)} for s in state["distrusted"]]
+
     def annotations(self) -> list[dict]:
         """SigMF annotations of the stretches to distrust."""
         return [{"core:sample_start": s["start"], "core:sample_count": s["samples"], "core:label": "distrust",
@@ -108,7 +135,7 @@ def cancellation(report: dict) -> Optional[str]:
     if not report["cancelled"]:
         return None
     at, of = report["cancelled"]["at_sample"], report["cancelled"]["of_samples"]
-    kept = "what was finished is kept and marked as incomplete" if at else \
+    kept = "what was finished is kept and marked as incomplete, and --resume continues it" if at else \
         "nothing was written: results are kept batch by batch (--batch), and no batch was finished"
     return f"cancelled at sample {at} of {of}; {kept}"
 
@@ -141,6 +168,9 @@ def summary(report: dict) -> list[str]:
     result, capture, settings = report["result"], report["capture"], report["settings"]
     rate, count = capture["sample_rate"], result["windows"]
     lines = []
+    if report.get("resumed_at"):
+        lines.append("continued from an earlier run at " + ", ".join(
+            f"sample {at}" + (f" ({at / rate:.6g} s)" if rate else "") for at in report["resumed_at"]))
     if not count:
         return lines
     milliseconds = result["ms_per_window"]

@@ -19,6 +19,7 @@ from .estimators import Levels
 from .priors import Prior, from_module
 from .priors import constellation as cons
 from .priors.rrc_sync import SIDE, RrcSync
+from .resume import array, need, whole
 from .separators import Problem, separate
 from .stream import WindowReport
 from .windows import Window
@@ -64,6 +65,11 @@ class Sync:
     def ample(self) -> bool:
         """Whether a longer stretch would be of no use."""
         return self.strength > AMPLE
+
+    def fits(self, sps: float, position: float) -> bool:
+        """Whether this may have been found up to sample `position` of a stream of nominally sps samples per symbol."""
+        return abs(self.step / sps - 1) < 1e-3 and abs(self.frequency) < 0.5 and abs(self.phase) < 1e6 and \
+            abs(self.timing) < position + MOST_SAMPLES
 
     def error(self, truth: "Sync", sample: float, symmetry: int) -> tuple[float, float]:
         """How far timing (symbols) and phase (rad) are off at a sample of the stream, modulo what cannot be known."""
@@ -267,6 +273,26 @@ class SoiTracker:
     def adopt(self, scout: "SoiTracker") -> None:
         """Begin with what a scout found."""
         self.sync = scout.sync
+
+    _COUNTS = ("windows", "found", "_past_start", "_tried", "_doubted_start", "_asked")
+
+    def state(self) -> dict:
+        """See trackers.Tracker."""
+        return {name: getattr(self, name) for name in (
+            *self._COUNTS, "sync", "used", "_earliest", "_learnt", "_past", "_doubted")}
+
+    def restore(self, state: dict, position: int) -> None:
+        """See trackers.Tracker."""
+        for name in self._COUNTS:
+            whole(state[name], 0, position + MOST_SAMPLES)
+        for name in ("sync", "used", "_earliest"):
+            need(state[name] is None or isinstance(state[name], Sync) and state[name].fits(self.sps, position))
+        for name in ("_past", "_doubted"):
+            array(state[name], "complex64", None)
+            need(state[f"{name}_start"] + len(state[name]) <= position + MOST_SAMPLES)
+        need(isinstance(state["_learnt"], bool))
+        for name in self.state():
+            setattr(self, name, state[name])
 
     def meet(self, others: Sequence[Prior]) -> None:
         """See trackers.Tracker."""

@@ -2,6 +2,7 @@
 """Separating a stream: samples in, separated samples out, in windows that overlap. Shared by command line and block."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Optional, Sequence, Union
 
@@ -11,6 +12,7 @@ from . import trackers
 from .captures.formats import ABSURD_MAGNITUDE
 from .estimators import Levels, LevelTracker
 from .priors import Prior, PriorError
+from .resume import need, whole
 from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, Separation, resolve_method, separate
 from .unmix_python import agreement_threshold
 from .windows import Plan, Window, default_overlap
@@ -134,6 +136,36 @@ class StreamSeparator:
         pending = [w for w in self.plan.windows(self._received) if w.number >= self._next]
         return self._separate(pending, progress) if pending else None
 
+    @property
+    def resumable(self) -> bool:
+        """Whether state() is possible: not with trackers that cannot say what they know."""
+        return isinstance(self.levels, Levels) and all(t is None or hasattr(t, "restore") for t in self.trackers)
+
+    def state(self) -> dict:
+        """Where the stream is between two batches, for restore(); see `resumable`."""
+        return {"next": self._next, "received": self._received, "buffer_start": self._buffer_start,
+                "trackers": [None if t is None else t.state() for t in self.trackers]}
+
+    def restore(self, state: dict, read: Callable[[int, int], np.ndarray], length: int) -> tuple[int, int]:
+        """Go on with what state() said. read: gives samples by start and count; length: of the whole stream, samples.
+
+        Returns the samples pushed and those separated so far. Raises resume.StateError, KeyError, TypeError for what
+        state() cannot have answered.
+        """
+        received, number = whole(state["received"], 0, length), whole(state["next"])
+        begin = whole(state["buffer_start"], 0, received)
+        done = self.plan.regular(number).keep_from
+        need(done <= received and begin <= self.plan.regular(number).start)
+        need(received - begin <= self.latency + 3 * self.plan.window)
+        need(len(state["trackers"]) == len(self.trackers))
+        for tracker, known in zip(self.trackers, state["trackers"], strict=True):
+            need((tracker is None) == (known is None))
+            if tracker is not None:
+                tracker.restore(known, received)
+        self._next, self._received, self._buffer_start = number, received, begin
+        self._buffer = np.asarray(read(begin, received - begin), dtype=np.complex64)
+        return received, done
+
     def _append(self, samples: np.ndarray) -> None:
         self._buffer = np.concatenate([self._buffer, np.asarray(samples, dtype=np.complex64)])
         self._received += len(samples)
@@ -201,7 +233,30 @@ class StreamSeparator:
             return self.levels
         begin = max(self._surveyed, self._buffer_start)
         self._surveyed = max(self._surveyed, min(end, self._received))
-        return self.levels.update(self._buffer[begin - self._buffer_start:self._surveyed - self._buffer_start])
+        fresh = self._buffer[begin - self._buffer_start:self._surveyed - self._buffer_start]
+        levels = self.levels.update(fresh, trackers.spectra(self.priors, self.trackers))
+        if levels is not None and any(hasattr(t, "psd") and t.psd(64) is None for t in self.trackers):
+            known = self.listen(self._held(end), levels)
+            levels = levels if known is None else self.levels.update(fresh[:0], known) or levels
+        return levels
+
+    def listen(self, samples: np.ndarray, levels: Levels) -> Optional[Callable[[int], list[np.ndarray]]]:
+        """Spectra that trackers measure in samples complex64 [n] of the stream, as far as needed, for estimate_levels.
+
+        levels: rough ones. The stream's own trackers do not take part. None where no tracker measures a spectrum.
+        """
+        scouts = [t if hasattr(t, "psd") else None for t in trackers.make(self.priors)]
+        windows = list(self.plan.windows(len(samples))) if any(scouts) else []
+        for begin in range(0, len(windows), 64):
+            group = windows[begin:begin + 64]
+            start, end = group[0].start, group[-1].start + self.plan.window
+            held = np.pad(samples[start:end], (0, max(0, end - len(samples))))
+            for scout in (s for s in scouts if s is not None):
+                scout.side(held, start, group, levels)
+            if all(s is None or s.psd(64) is not None for s in scouts):
+                break
+        measured = any(s is not None and s.psd(64) is not None for s in scouts)
+        return trackers.spectra(self.priors, scouts) if measured else None
 
     def survey(self, samples: np.ndarray, levels: Levels) -> None:
         """Let trackers that can look ahead do so, before anything is pushed: samples complex64, the stream's first."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a prior needs to know about each window of a stream, followed from batch to batch: StreamSeparator's hook."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Optional, Protocol
 
 import numpy as np
@@ -26,6 +26,12 @@ class Tracker(Protocol):
             called again.
         adopt(scout): before the stream begins, with another tracker of the kind that has seen the stream's first
             samples, until its `settled` (bool) was true or there were no more, see StreamSeparator.survey.
+        psd(bins): the power spectral density that it has measured so far, FFT order, float64 [bins], mean 1; None
+            before it has. Levels are then estimated with it instead of Prior.psd, see spectra().
+        state(), restore(state, position): everything that it knows between two batches, as a dict that resume.pack can
+            store (what is in it must not change later), and going on with it at sample `position` of the stream, which
+            raises resume.StateError, KeyError or TypeError for what state() cannot have answered. Without them a
+            separation with it cannot be continued after it was cut short.
     """
 
     def side(self, samples: np.ndarray, start: int, windows: Sequence["Window"], levels: Optional["Levels"]
@@ -46,3 +52,14 @@ def make(priors: Sequence["Prior"]) -> list[Optional[Tracker]]:
         if hasattr(tracker, "meet"):
             tracker.meet([p for p in priors if p is not own])
     return trackers
+
+
+def spectra(priors: Sequence["Prior"], trackers: Sequence[Optional[Tracker]]) -> Callable[[int], list[np.ndarray]]:
+    """What estimators.estimate_levels takes for the sources' shapes: measured spectra, and the priors' where none is.
+
+    The function that it gives answers psd(bins) of each source; it raises PriorError where there is no spectrum.
+    """
+    def psd(bins: int) -> list[np.ndarray]:
+        measured = [t.psd(bins) if hasattr(t, "psd") else None for t in trackers]
+        return [p.psd(bins) if own is None else own for p, own in zip(priors, measured, strict=True)]
+    return psd

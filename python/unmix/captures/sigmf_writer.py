@@ -40,7 +40,8 @@ class SigMFWriter:
         length: samples written so far.
     """
 
-    def __init__(self, stem_path, sample_rate, center_frequency, description, global_extra, annotations=()):
+    def __init__(self, stem_path, sample_rate, center_frequency, description, global_extra, annotations=(),
+                 token=None, earlier=None):
         """Open the temporary file and check the metadata, before hours of work go into the samples.
 
         Args:
@@ -53,6 +54,9 @@ class SigMFWriter:
                 Extensions other than unmix must be declared in its 'core:extensions'.
             annotations: dicts with 'core:sample_start' and other annotation fields. What reaches beyond the
                 last sample is clipped at the end.
+            token: part of the temporary files' names (default: drawn at random).
+            earlier: resume.Head of samples that an earlier writer left; they are kept, and what follows them
+                is cut off. The file becomes this writer's.
 
         Raises:
             CaptureError: where the metadata would not be valid SigMF, or the files cannot be made.
@@ -73,11 +77,14 @@ class SigMFWriter:
         if not stem.parent.is_dir():
             raise CaptureError(f"The folder {stem.parent} does not exist: {self.data_path.name} cannot be "
                                "written.")
-        part = f".{stem.name}.{secrets.token_hex(4)}"
+        part = f".{stem.name}.{token or secrets.token_hex(4)}"
         self._data_part = stem.with_name(f"{part}.sigmf-data.part")
         self._meta_part = stem.with_name(f"{part}.sigmf-meta.part")
         try:
-            self._file = open(self._data_part, "xb")  # noqa: SIM115 (close and abort close it)
+            if earlier is None:
+                self._file = open(self._data_part, "xb")  # noqa: SIM115 (close and abort close it)
+            else:
+                self._continue(earlier)
         except OSError as error:
             raise CaptureError(f"{self.data_path} cannot be written: {error.strerror or error}.") from error
 
@@ -92,6 +99,33 @@ class SigMFWriter:
         else:
             self.abort()
         return False
+
+    def _continue(self, earlier):
+        """Go on where an earlier writer ended, whose file may have got its final name."""
+        self._meta_part.unlink(missing_ok=True)
+        if earlier.path == self.data_path:  # the old metadata goes first: it must never stand beside other data
+            self.meta_path.unlink(missing_ok=True)
+        os.replace(earlier.path, self._data_part)
+        self._file, self._hash, self.length = earlier.file, earlier.hash, earlier.count // 8
+        self._file.truncate(earlier.count)
+        self._file.seek(earlier.count)
+
+    @property
+    def file(self):
+        """The open temporary file."""
+        return self._file
+
+    def checkpoint(self):
+        """Bring everything written so far to the disk; returns the SHA-512 of it, hexadecimal. Raises OSError."""
+        _sync(self._file)
+        return self._hash.hexdigest()
+
+    def leave(self):
+        """Close the temporary file and leave it as it is, for another writer to continue. Safe at any time."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
     def write(self, samples):
         """Append samples.

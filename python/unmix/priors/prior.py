@@ -78,7 +78,7 @@ class Prior:
     @property
     def learned(self) -> bool:
         """True for a network that was trained on data, whose errors are not those of a posterior mean."""
-        return self.info["kind"] not in ("rrc", "cp-ofdm", "gaussian")
+        return self.info["kind"] not in ("rrc", "cp-ofdm", "wifi", "gaussian")
 
     @property
     def modulation(self) -> Optional[dict]:

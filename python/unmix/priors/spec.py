@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prior specifications: text such as "rrc:qpsk,sps=16,rolloff=0.5" or a file's name to a Prior."""
 
+import copy
 import functools
 import math
 import re
@@ -22,6 +23,7 @@ VERSION = "1"
 HELP = """rrc:CONSTELLATION[,sps=16,rolloff=0.5,span=8,first=sps/2,ends=stream|isolated,sync=known|unknown]
 rrc:CONSTELLATION,sync=auto[,sps=16,rolloff=0.5,span=8] (timing, phase and frequency are found; sps: any from 2 on)
 cp-ofdm:CONSTELLATION[,fft=64,cp=16,active=56,sync=estimated|unknown]
+cp-ofdm:auto,recording=FILE[,constellation=,fft=,cp=,active=,sync=] (found in any capture in which the OFDM dominates)
 wifi:[fs=20e6,window=2560] (packets of 802.11a/g/n, 20 MHz wide, found and measured in the mixture itself)
 gaussian:RECORDING (any capture that separate_file.py reads)
 the name of a prior that comes with the package, or the path of a prior file (.pt)"""
@@ -36,6 +38,8 @@ def parse(text: str) -> Prior:
     Raises PriorError with one sentence for a specification that is unknown, malformed or out of range.
     """
     text = text.strip()
+    if re.match(r"^cp-ofdm:\s*auto\s*(,|$)", text):
+        return _found_cp_ofdm(text)
     if re.match(r"^(rrc|cp-ofdm):", text):
         text = " ".join(text.split())  # no line break reaches a report
         if len(text) > LONGEST_NAME:
@@ -193,6 +197,40 @@ def _cp_ofdm(text: str, name: str, values: dict[str, str]) -> Prior:
         "side": ["start", "phase"], "synchronised": False, "sync": sync, "band": None, "constellation": name,
         "psd": ofdm_density(fft, cp, active, _PSD_BINS).tolist(), "training": "closed form",
         "licence": "GPL-3.0-or-later", "version": VERSION})
+
+
+def _found_cp_ofdm(text: str) -> Prior:
+    """CP-OFDM with the parameters that a recording shows; those that are given are taken over."""
+    from ..captures import CaptureError, open_capture
+    from ..ofdm_parameters import STRETCH, estimate_ofdm
+    # a file's name may hold commas, but no key of its own after one
+    pairs = [part.strip() for part in re.split(r",(?=\s*(?:[a-z]+=|$))", text.partition(":")[2])][1:]
+    values = _values(pairs, text)
+    recording = values.pop("recording", None)
+    if recording is None:
+        raise PriorError(f"'{text}' needs a recording to find its parameters in, as in "
+                         "cp-ofdm:auto,recording=interference.sigmf-meta")
+    name = _choice(values, "constellation", cons.NAMES, text) if "constellation" in values else None
+    known = {key: _take(values, key, None, int, text) for key in ("fft", "cp", "active")}
+    sync = values.pop("sync", None)
+    _refuse_rest(values, text, "recording, constellation, fft, cp, active, sync")
+    try:
+        capture = open_capture(recording)
+        found = estimate_ofdm(capture.read(0, min(capture.length, 8 * STRETCH)), constellation=name, **known)
+    except (CaptureError, ValueError) as error:
+        raise PriorError(f"cp-ofdm:auto,recording={recording}: {error}") from None
+    shown = f"fft={found.fft},cp={found.cp},active={found.active}"
+    if found.constellation is None:
+        raise PriorError(f"cp-ofdm:auto,recording={recording}: OFDM of {shown} is there, but its carriers show none "
+                         f"of {', '.join(cons.NAMES)}; give constellation=NAME, or take gaussian:{recording}")
+    prior = parse(f"cp-ofdm:{found.constellation},{shown}{f',sync={sync}' if sync else ''}")
+    prior = copy.copy(prior)  # the same specification written out has nothing of the recording
+    prior.info = prior.info | {
+        "training": one_line(f"closed form; found in {Path(recording).name}, "
+                             f"{'beyond doubt' if found.confidence > 10 else 'with some doubt'}: OFDM "
+                             f"{found.snr_db:.0f} dB above the rest, {found.frequency * found.fft:+.2f} carriers off "
+                             "the middle")}
+    return prior
 
 
 @functools.lru_cache(maxsize=8)

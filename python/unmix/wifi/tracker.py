@@ -8,6 +8,7 @@ import numpy as np
 
 from ..priors import PriorError
 from ..priors.wifi import DOUBTFUL, FIELDS, PIECES
+from ..resume import array, need, whole
 from . import headless, standard
 from .measure import Measurement
 from .packets import BEFORE, CARRIER, TAPS, Ear, Packet, find
@@ -24,8 +25,9 @@ _KEEP = 1024  # samples held before what comes next
 _AGAIN = 800  # samples that are searched again: a preamble that was cut
 _IDLE = 1e-6  # variance of silence beside unit power
 _SMOOTH = 48  # samples over which power is averaged
-_LEFT = 0.05  # share of the others' power that separation is taken to leave
+_LEFT = 0.02  # share of the others' power that separation is taken to leave
 _AGREED = 0.999  # agreement of a window that is well as it is
+_FADING = 0.99  # of the spectrum from one packet to the next
 _UNKNOWN = 0.03  # power, beside the packets', that does not pass for silence
 
 
@@ -46,8 +48,33 @@ class WifiTracker:
         self._loud = np.zeros(0)  # power of the held samples, of what is heard
         self._levels: Optional[Levels] = None  # of the batch
         self._rounds = 0  # how often it was learned from
+        self._heard = np.zeros(_BINS)  # energy by frequency of packets that do not matter any more, fading
         #: Packets heard so far that may still matter, in order.
         self.packets: list[Packet] = []
+
+    def state(self) -> dict:
+        """See trackers.Tracker."""
+        return {"samples": self._samples, "first": self._first, "searched": self._searched, "fresh": self._fresh,
+                "unfinished": list(self._unfinished), "packets": list(self.packets), "heard": self._heard}
+
+    def restore(self, state: dict, position: int) -> None:
+        """See trackers.Tracker."""
+        self._samples = array(state["samples"], "complex128", None)
+        # A window that ends a stream may reach beyond it.
+        self._first = whole(state["first"], 0, position + self._window - len(self._samples))
+        self._searched, self._fresh = whole(state["searched"], 0, position + self._window), bool(state["fresh"])
+        self._unfinished = [whole(place, 0, position + self._window) for place in state["unfinished"]]
+        for packet in state["packets"]:
+            need(isinstance(packet, Packet) and abs(packet.start) < position + self._window)
+            array(packet.channel, "complex128", TAPS)
+            array(packet.points, "complex128", None, FFT)
+            array(packet.sure, "bool", len(packet.points), FFT)
+            count = len(array(packet.times, "float64", None))
+            need(count and len(array(packet.phases, "float64", count)))
+            array(packet.delays, "float64", None)
+            need(packet.form is None or packet.form.alphabet in range(len(standard.ALPHABETS)))
+            need(len(packet.points) == len(packet.delays) <= packet.symbols <= 1 << 16)
+        self.packets, self._heard = state["packets"], array(state["heard"], "float64", _BINS)
 
     def meet(self, others: Sequence["Prior"]) -> None:
         """The other sources, the SOI first. This one is taken for the last."""
@@ -112,13 +139,12 @@ class WifiTracker:
 
         None while there is none. What Prior.psd says of the standard's signal leaves the channel out.
         """
-        total = np.zeros(bins)
-        nearest = np.round(np.mod(np.arange(bins) / bins, 1) * FFT).astype(int) % FFT
-        for packet in (p for p in self.packets if p.form is not None):
-            used = np.abs(CARRIER) <= (28 if packet.form.ht else 26)
-            shape = (np.abs(packet.gains) ** 2 * used * (CARRIER != 0))[nearest]
-            total += packet.symbols * np.roll(shape, round(packet.frequency * bins))
-        return total / total.mean() if total.any() else None
+        total = self._heard + sum((_energy(p) for p in self.packets), np.zeros(_BINS))
+        if not total.any():
+            return None
+        place = np.arange(bins) * (_BINS / bins)
+        density = np.interp(place, np.arange(_BINS + 1), np.append(total, total[0]))
+        return density / density.mean()
 
     def _density(self, levels: "Levels") -> np.ndarray:
         density = np.full(_BINS, 1e-9 * float(np.sum(levels.gains ** 2)))
@@ -180,6 +206,9 @@ class WifiTracker:
         keep = max(self._first, min([start - _KEEP, *(p - _KEEP for p in self._unfinished)]))
         self._samples = self._samples[keep - self._first:]
         self._first = keep
+        gone = [p for p in self.packets if p.end + TAPS <= keep]
+        for packet in gone:
+            self._heard = _FADING * self._heard + _energy(packet)
         self.packets = [p for p in self.packets if p.end + TAPS > keep]
 
     def _fill(self, row: np.ndarray, start: int, length: int, own: float, noise: float) -> None:
@@ -245,3 +274,14 @@ class WifiTracker:
         row[at:at + 16] = early / (late + early)
         row[at + 16:at + 16 + TAPS] = packet.channel.real / own
         row[at + 16 + TAPS:at + 16 + 2 * TAPS] = packet.channel.imag / own
+
+
+def _energy(packet: Packet) -> np.ndarray:
+    """Energy of a packet by frequency, FFT order [_BINS], arbitrary unit; 0 where its signal field was not read."""
+    if packet.form is None:
+        return np.zeros(_BINS)
+    used = (np.abs(CARRIER) <= (28 if packet.form.ht else 26)) & (CARRIER != 0)
+    offset = np.arange(_BINS) / _BINS - packet.frequency
+    away = offset[:, None] - CARRIER[used] / FFT
+    lobes = np.square(np.sinc(LENGTH * (away - np.round(away))))  # of a symbol's carrier
+    return packet.symbols * (lobes @ np.abs(packet.gains[used]) ** 2)
