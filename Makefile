@@ -47,9 +47,9 @@ screenshots: build
 setup: .venv/ready
 
 # Debian's python3, which sees GNU Radio; another one may come first on the path.
-.venv/ready: requirements.txt | packages
+.venv/ready: requirements.txt tests/requirements.txt | packages
 	/usr/bin/python3 -m venv --system-site-packages .venv
-	$(PYTHON) -m pip install --quiet --requirement requirements.txt
+	$(PYTHON) -m pip install --quiet --requirement requirements.txt --requirement tests/requirements.txt
 	touch $@
 
 packages:
