@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io.wavfile
-from gnuradio.unmix import captures, demodulation, priors, recording
+from gnuradio.unmix import captures, demodulation, priors, recording, signals
 from gnuradio.unmix.symbols import SymbolStream
 from separate_file_common import APP, SIR_DB, SOI, Case, Shrink, app
 
@@ -45,6 +45,21 @@ class Formats(Case):
         self.assertEqual((facts["unmix:seed"], facts["unmix:complete"]), (0, True))
         self.assertIn("unmix:version", facts)
         self.assertAlmostEqual(facts["unmix:sir_db"], SIR_DB, delta=1.0)
+
+    def test_silence_before_and_after_the_signals_changes_nothing_for_them(self):
+        rng = np.random.default_rng(0)
+        count = 3 * 2304
+        for level in (0.0, 1e-3):
+            quiet = [np.complex64(level) * signals.noise(rng, (count,), 1.0) for _ in range(2)]
+            np.concatenate([quiet[0], self.mixture, quiet[1]]).tofile("quiet.cf32")
+            report = self.done("quiet.cf32", "--output", "out")
+            self.assertAlmostEqual(report["levels"]["sir_db"], SIR_DB, delta=1.0)
+            self.assertGreaterEqual(report["result"]["outcomes"]["silent"], 4)
+            self.assertTrue(any("silent" in line for line in report["summary"]))
+            bits = np.fromfile("out/quiet_bits.u8", np.uint8)[2 * count // 16:][:len(self.bits)]
+            inside = slice(2 * 80, -2 * 80)  # the windows that the signals begin and end in are not asked for
+            self.assertLess(np.count_nonzero(bits[inside] != self.bits[inside]), 5)
+            np.testing.assert_array_equal(self.read("out/quiet_soi")[:2304], quiet[0][:2304])
 
     def test_floats(self):
         self.check("mix.cf32")

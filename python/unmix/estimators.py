@@ -61,7 +61,8 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
             weight = 1 / (share @ shapes + 1e-6 * share.max())
         if np.any(share[:-1] <= 0):
             names = ", ".join(p.name for p, s in zip(priors, share, strict=False) if s <= 0)
-            raise ValueError(f"the spectrum of the capture shows no {names}; give the SIR or another prior")
+            raise ValueError(f"the spectrum of the capture shows no {names}; there may be none in it, otherwise "
+                             "give the SIR or another prior")
     else:
         ratio = 10 ** (sir_db / 10)
         if len(priors) > 2:

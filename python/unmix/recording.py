@@ -112,6 +112,12 @@ class Recording:
         self.priors = [priors.parse(text) for text in (s.soi, *s.interference)]
         for name, prior in zip(("SOI", *["interference"] * len(s.interference)), self.priors, strict=True):
             self._announce(f"{name}: {priors.describe(prior)}")
+        if any(p.info["kind"] == "wifi" for p in self.priors):
+            if capture.sample_rate is None:
+                self._announce("sample rate unknown: taken for 20 MS/s, which wifi: needs")
+            elif abs(capture.sample_rate / 20e6 - 1) > 1e-3:
+                raise RecordingError(f"wifi: needs 20000000 samples/s and {capture.path} has "
+                                     f"{capture.sample_rate:.12g}; resample it, or correct the rate with --samp-rate")
         # A first one with any levels: what does not fit is refused before a long file is read.
         self._check_windows()
         self._separator(Levels(np.ones(len(self.priors)), 0.0), s.overlap)
@@ -488,6 +494,12 @@ class Recording:
         if self._tracker is not None:
             outcome["synchronisation"] = self._tracker.result()
             outcome["summary"] += self._tracker.summary(capture.sample_rate)
+            heard = tally.count - tally.outcomes["silent"]
+            if tally.checks and self._tracker.sync is not None and 10 * tally.agreed < heard:
+                outcome["summary"].append(
+                    "warning: the separation does not confirm the SOI that was found: there may be none, its carrier "
+                    "may be more than 5 % of the symbol rate off, or --soi or --interference may not describe what is "
+                    "there")
             truth = outcome["quality"]["reference"]
             if truth and truth.get("delay_symbols") is not None:
                 degrees, delay = truth["rotation_deg"] % 360, truth["delay_symbols"]

@@ -60,6 +60,8 @@ class Tally:
             self.seconds += report.seconds
             self.outcomes[report.outcome] += 1
             self._power_ratio += 10 ** (-report.sir_db / 10)
+            if report.outcome == "silent":
+                continue  # nothing to trust or to distrust
             if broken or (self.checks and agreement < TRUST):
                 self._distrust(report.start, report.length, agreement)
             elif self.checks:
@@ -178,11 +180,14 @@ def summary(report: dict) -> list[str]:
     if result["agreed"] is None:
         lines.append(f"{count} windows done, {took}; {settings['method']} does not check its own result")
     else:
+        heard = count - result["outcomes"].get("silent", 0)
         only = "the only window agreed" if result["agreed"] else "the only window did not agree"
-        verdict = only if count == 1 else f"{result['agreed']} of {count} windows agreed"
+        verdict = only if count == 1 else f"{result['agreed']} of {heard} windows agreed"
         lines.append(f"{verdict}, {took}")
         if result["sir_db"] is not None:
             lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
+    if result["outcomes"].get("silent"):
+        lines.append(f"{result['outcomes']['silent']} further windows are silent and passed through")
     lines += [f"warning: {text}" for text in report["warnings"]]
     if result["distrusted"]:
         share = result["distrusted_samples"] / max(1, capture["length"])
@@ -194,7 +199,7 @@ def summary(report: dict) -> list[str]:
     if quality["evm_after"] is not None:
         lines.append(f"EVM {percent(quality['evm_before'])} before, {percent(quality['evm_after'])} after")
     truth = quality["reference"]
-    if truth and "ber_after" in truth:
+    if truth and "ber_after" in truth and truth["ber_after"]["bits"]:
         before, after = truth["ber_before"], truth["ber_after"]
         low, high = after["ci95"]
         lines.append(f"bit error rate {error_rate(before['rate'])} before, {error_rate(after['rate'])} after "

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Timing, phase, frequency and symbol rate of a linear modulation under stronger interference, and their tracking.
 
-Two lines stand out of a long stretch, however strong the interference, for it has neither cycle: |z|^2 of the filtered
-signal z has one at the symbol rate (Oerder and Meyr 1988), and |z|^2 e^(j M arg z) at the symbols' centres has one at M
-times the frequency offset (Viterbi and Viterbi 1983), M the constellation's rotational symmetry.
+Two lines stand out of a long stretch, however strong the interference, which rarely has these cycles: |z|^2 of the
+filtered signal z has one at the symbol rate (Oerder and Meyr 1988), and |z|^2 e^(j M arg z) at the symbols' centres
+has one at M times the frequency offset (Viterbi and Viterbi 1983), M the constellation's rotational symmetry.
 """
 
 import math
@@ -167,12 +167,12 @@ class Synchroniser:
         band[bins] = spectrum[(bins + shift) % count] * np.cos(0.5 * math.pi * away)
         rate = length / count
         wave = scipy.fft.ifft(band)[:math.floor(len(samples) * rate)] * np.float32(rate)
-        # Where the interference pauses, the signal is worth more: the noise of both lines' summands, of the size |z|^2,
-        # grows with the power, and dividing z by the power weighs them as they deserve.
+        # Where the interference is strong, the signal is worth less: the noise of both lines' summands, of the size
+        # |z|^2, grows with the power. Not the other way round: where there is little power the SOI may pause.
         size = 32 * self.OVERSAMPLING
         power = np.square(np.abs(wave[:len(wave) // size * size])).reshape(-1, size).mean(1)
         level = np.interp(np.arange(len(wave)), (np.arange(len(power)) + 0.5) * size, power / (power.mean() + 1e-30))
-        return wave / (level + 0.02).astype(np.float32), rate, shift / count
+        return wave / np.maximum(level, 0.5).astype(np.float32), rate, shift / count
 
     def _timing(self, wave: np.ndarray, rate: float) -> tuple[float, float, float]:
         """Centre of a symbol and samples per symbol, both in samples of `wave`, and the strength of the line."""
@@ -487,7 +487,9 @@ class SoiTracker:
     def summary(self, sample_rate: Optional[float]) -> list[str]:
         """What was found, for people, when all is done."""
         if self.sync is None:
-            return ["SOI: its timing and frequency were not found"]
+            return ["SOI: its timing and frequency were not found; check the modulation, the samples per symbol and "
+                    "the interference's specification; carrier offsets up to 5 % of the symbol rate are sought, and "
+                    "longer captures show more"]
         return [f"SOI: {self.describe(sample_rate)}; found in {self.found} of {self.windows} windows"]
 
 

@@ -18,7 +18,10 @@ from .unmix_python import agreement_threshold
 from .windows import Plan, Window, default_overlap
 
 #: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
-PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found")
+PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found", "silent")
+
+#: A window with less power than this share of the SOI's holds neither the SOI nor any interference: "silent".
+SILENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -191,13 +194,19 @@ class StreamSeparator:
         for tracker, side in zip(self.trackers, sides or [], strict=False):
             found &= tracker is None or np.isfinite(side).all(1)
 
+        silent = np.zeros(len(windows), dtype=bool)
+        if levels is not None:
+            silent = whole & (np.mean(np.square(np.abs(np.where(whole[:, None], mixture, 0))), 1)
+                              < SILENT * levels.gains[0] ** 2)
+            found &= ~silent
+
         # What is not separated stays the mixture rather than something broken.
         sources = np.zeros((len(self.priors), *mixture.shape), dtype=np.complex64)
         sources[0] = mixture
         sir_db, why = (float("nan"), "no_levels") if levels is None else (levels.sir_db, "not_found")
         reports = [WindowReport(w.number, w.keep_from, w.keep_to - w.keep_from, sir_db, 0.0, float("nan"), 0,
-                                why if sound else "broken_samples", 0.0)
-                   for w, sound in zip(windows, whole, strict=True)]
+                                "broken_samples" if not sound else "silent" if quiet else why, 0.0)
+                   for w, sound, quiet in zip(windows, whole, silent, strict=True)]
         ready = np.flatnonzero(whole & found) if levels is not None else np.zeros(0, int)
         done = len(windows)
         if len(ready):

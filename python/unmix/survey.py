@@ -12,6 +12,7 @@ STRETCH = 1 << 16
 STRETCHES = 64
 SCAN_LIMIT_BYTES = 1 << 30  # larger files are checked while they are separated
 FEWEST_SAMPLES = 16
+QUIET_DB = 25.0
 
 
 def stretches(length: int, size: int = STRETCH, most: int = STRETCHES) -> list[tuple[int, int]]:
@@ -24,8 +25,10 @@ def stretches(length: int, size: int = STRETCH, most: int = STRETCHES) -> list[t
 def survey(capture: Capture, bins: int = 256) -> tuple[np.ndarray, float]:
     """Average Welch spectrum and power of a capture, from up to 64 stretches of 65536 samples across it.
 
-    Returns the density in FFT order, float64 [bins], whose mean is the mean |sample|^2, and that mean. Captures of
-    less than two frames get fewer bins. Raises CaptureError for broken samples, fewer than 16 samples, or no power.
+    Frames QUIET_DB below the loud ones (the tenth of most power) are left out: levels are those of the signals, not
+    their mean with the silence before and after them. Returns the density in FFT order, float64 [bins], whose mean is
+    the mean |sample|^2, and that mean. Captures of less than two frames get fewer bins. Raises CaptureError for broken
+    samples, fewer than 16 samples, or no power.
     """
     if capture.length < FEWEST_SAMPLES:
         raise CaptureError(f"{capture.path} holds {capture.length} samples, which is too short to tell signals apart: "
@@ -33,19 +36,24 @@ def survey(capture: Capture, bins: int = 256) -> tuple[np.ndarray, float]:
     while bins > 8 and 2 * bins > capture.length:
         bins //= 2
     window = np.hanning(bins + 1)[:bins]
-    total, frames, energy, samples = np.zeros(bins), 0, 0.0, 0
+    spectra, energy, samples = [], 0.0, 0
     for start, count in stretches(capture.length):
         piece = capture.read(start, count)
         energy += float(np.sum(piece.real.astype(np.float64) ** 2) + np.sum(piece.imag.astype(np.float64) ** 2))
         samples += len(piece)
         if len(piece) >= bins:
             view = np.lib.stride_tricks.sliding_window_view(piece, bins)[::bins // 2]
-            total += (np.abs(np.fft.fft(view * window)) ** 2).sum(0)
-            frames += len(view)
+            spectra.append((np.square(np.abs(np.fft.fft(view * window))) / np.sum(window**2)).astype(np.float32))
     power = energy / samples
     if not power > 0:
         raise CaptureError(f"{capture.path} is silent wherever it was looked at: a capture must contain a signal.")
-    return total / (frames * np.sum(window**2)), power
+    spectra = np.concatenate(spectra)
+    level = spectra.mean(1, dtype=np.float64)
+    loud = level > np.quantile(level, 0.9) * 10 ** (-QUIET_DB / 10)
+    if loud.all():
+        return spectra.mean(0, dtype=np.float64), power
+    density = spectra[loud].mean(0, dtype=np.float64)
+    return density, float(density.mean())
 
 
 def scan(capture: Capture, keep_on: Optional[Callable[[], bool]] = None) -> bool:
