@@ -308,6 +308,25 @@ class Command(unittest.TestCase):
         self.assertLessEqual(row["missing"], 8)
         np.testing.assert_allclose(row["amplitudes"][0], 1, atol=0.12)
 
+    def test_the_report_says_what_was_heard(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, APPS / "separate_file.py", EXCERPT, "--soi", "rrc:qpsk", "--interference", "wifi:",
+                 "--sir-db", "-30", "--steps", "1", "--output", folder], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            report = json.loads(next(Path(folder).glob("*_report.json")).read_text())
+        packets = report["interference_found"][0]["packets"]
+        self.assertEqual(max(packets, key=packets.get), "802.11a/g BPSK")  # a recording of 6 Mb/s
+        self.assertRegex(done.stdout, r"WiFi: \d+ packets: .*802.11a/g BPSK")
+
+    def test_another_sample_rate_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, APPS / "separate_file.py", EXCERPT, "--samp-rate", "1e6", "--soi", "rrc:qpsk",
+                 "--interference", "wifi:", "--output", folder], capture_output=True, text=True)
+            self.assertEqual((done.returncode, list(Path(folder).iterdir())), (2, []))
+        self.assertRegex(done.stderr, "needs 20000000 samples/s")
+
     def test_faults_of_the_front_end_need_a_blind_separation(self):
         done = subprocess.run([sys.executable, APPS / "benchmark_recordings.py", EXCERPT, "--front-end"],
                               capture_output=True, text=True)

@@ -491,6 +491,10 @@ class Recording:
             outcome["quality"]["evm_after"] = None
         outcome["warnings"] = report.warnings(outcome)
         outcome["summary"] = report.summary(outcome)
+        for tracker in self._stream.trackers[1:]:
+            if hasattr(tracker, "summary"):
+                outcome["summary"] += tracker.summary()
+                outcome.setdefault("interference_found", []).append(tracker.result())
         if self._tracker is not None:
             outcome["synchronisation"] = self._tracker.result()
             outcome["summary"] += self._tracker.summary(capture.sample_rate)

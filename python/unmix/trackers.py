@@ -28,6 +28,7 @@ class Tracker(Protocol):
             samples, until its `settled` (bool) was true or there were no more, see StreamSeparator.survey.
         psd(bins): the power spectral density that it has measured so far, FFT order, float64 [bins], mean 1; None
             before it has. Levels are then estimated with it instead of Prior.psd, see spectra().
+        result(), summary(): what was found, as a dict for the report and as lines for people.
         state(), restore(state, position): everything that it knows between two batches, as a dict that resume.pack can
             store (what is in it must not change later), and going on with it at sample `position` of the stream, which
             raises resume.StateError, KeyError or TypeError for what state() cannot have answered. Without them a

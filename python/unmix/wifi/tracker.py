@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Follows the packets of a stream and tells the prior what is known of them in each window."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional
 
@@ -31,6 +32,15 @@ _FADING = 0.99  # of the spectrum from one packet to the next
 _UNKNOWN = 0.03  # power, beside the packets', that does not pass for silence
 
 
+def _kind(packet: Packet) -> str:
+    """What a packet is, for people."""
+    if packet.form is None:
+        return "whose signal field could not be read"
+    if packet.form.headless:
+        return "begun before the capture"
+    return f"802.11{'n' if packet.form.ht else 'a/g'} {standard.ALPHABETS[packet.form.alphabet].upper()}"
+
+
 class WifiTracker:
     """A trackers.Tracker of one transmitter's band; see priors.wifi for the rows.
 
@@ -49,13 +59,15 @@ class WifiTracker:
         self._levels: Optional[Levels] = None  # of the batch
         self._rounds = 0  # how often it was learned from
         self._heard = np.zeros(_BINS)  # energy by frequency of packets that do not matter any more, fading
+        self._counts: Counter = Counter()  # packets that do not matter any more, by what they were
         #: Packets heard so far that may still matter, in order.
         self.packets: list[Packet] = []
 
     def state(self) -> dict:
         """See trackers.Tracker."""
         return {"samples": self._samples, "first": self._first, "searched": self._searched, "fresh": self._fresh,
-                "unfinished": list(self._unfinished), "packets": list(self.packets), "heard": self._heard}
+                "unfinished": list(self._unfinished), "packets": list(self.packets), "heard": self._heard,
+                "counts": dict(self._counts)}
 
     def restore(self, state: dict, position: int) -> None:
         """See trackers.Tracker."""
@@ -74,7 +86,21 @@ class WifiTracker:
             array(packet.delays, "float64", None)
             need(packet.form is None or packet.form.alphabet in range(len(standard.ALPHABETS)))
             need(len(packet.points) == len(packet.delays) <= packet.symbols <= 1 << 16)
+        need(all(isinstance(kind, str) and len(kind) < 64 for kind in state["counts"]))
+        self._counts = Counter({kind: whole(count) for kind, count in state["counts"].items()})
         self.packets, self._heard = state["packets"], array(state["heard"], "float64", _BINS)
+
+    def result(self) -> dict:
+        """For the report: packets heard so far, by what their signal fields say."""
+        return {"packets": dict(self._counts + Counter(_kind(packet) for packet in self.packets))}
+
+    def summary(self) -> list[str]:
+        """The same for people."""
+        found = self.result()["packets"]
+        if not found:
+            return ["WiFi: no packet was heard, so nothing was taken for interference"]
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+        return [f"WiFi: {sum(found.values())} packets: {kinds}"]
 
     def meet(self, others: Sequence["Prior"]) -> None:
         """The other sources, the SOI first. This one is taken for the last."""
@@ -209,6 +235,7 @@ class WifiTracker:
         gone = [p for p in self.packets if p.end + TAPS <= keep]
         for packet in gone:
             self._heard = _FADING * self._heard + _energy(packet)
+            self._counts[_kind(packet)] += 1
         self.packets = [p for p in self.packets if p.end + TAPS > keep]
 
     def _fill(self, row: np.ndarray, start: int, length: int, own: float, noise: float) -> None:
