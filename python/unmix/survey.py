@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A quick look over a whole capture, in time and memory that do not grow with it: spectrum, power, broken samples."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Optional
 
@@ -36,24 +37,32 @@ def survey(capture: Capture, bins: int = 256) -> tuple[np.ndarray, float]:
     while bins > 8 and 2 * bins > capture.length:
         bins //= 2
     window = np.hanning(bins + 1)[:bins]
-    spectra, energy, samples = [], 0.0, 0
+    energy, samples = 0.0, 0
+    sums: dict[int, np.ndarray] = {}  # by a frame's power in dB: the sum of such frames' spectra
+    counts: Counter = Counter()
     for start, count in stretches(capture.length):
         piece = capture.read(start, count)
         energy += float(np.sum(piece.real.astype(np.float64) ** 2) + np.sum(piece.imag.astype(np.float64) ** 2))
         samples += len(piece)
         if len(piece) >= bins:
             view = np.lib.stride_tricks.sliding_window_view(piece, bins)[::bins // 2]
-            spectra.append((np.square(np.abs(np.fft.fft(view * window))) / np.sum(window**2)).astype(np.float32))
+            spectra = np.square(np.abs(np.fft.fft(view * window))) / np.sum(window**2)
+            classes = np.round(10 * np.log10(np.maximum(spectra.mean(1), 1e-300))).astype(int)
+            for decibel in np.unique(classes).tolist():
+                of_class = classes == decibel
+                sums[decibel] = sums.get(decibel, 0) + spectra[of_class].sum(0)
+                counts[decibel] += int(of_class.sum())
     power = energy / samples
     if not power > 0:
         raise CaptureError(f"{capture.path} is silent wherever it was looked at: a capture must contain a signal.")
-    spectra = np.concatenate(spectra)
-    level = spectra.mean(1, dtype=np.float64)
-    loud = level > np.quantile(level, 0.9) * 10 ** (-QUIET_DB / 10)
-    if loud.all():
-        return spectra.mean(0, dtype=np.float64), power
-    density = spectra[loud].mean(0, dtype=np.float64)
-    return density, float(density.mean())
+    rest = 0.1 * counts.total()
+    for decibel in sorted(counts, reverse=True):
+        rest -= counts[decibel]
+        if rest <= 0:
+            break
+    loud = [c for c in counts if c > decibel - QUIET_DB]
+    density = sum(sums[c] for c in loud) / sum(counts[c] for c in loud)
+    return density, power if len(loud) == len(counts) else float(density.mean())
 
 
 def scan(capture: Capture, keep_on: Optional[Callable[[], bool]] = None) -> bool:
