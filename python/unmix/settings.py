@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from .separators import resolve_method
+from .separators import resolve_method, takes_steps
 from .unmix_python import cuda_available
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -30,9 +30,9 @@ def check_settings(method: str = "auto", steps: Optional[int] = None, window: Op
             raise ValueError(f"{option(name)} {value} is impossible; it must be a whole number, {limits}")
     if not isinstance(method, str):
         raise ValueError(f"{option('method')} {method!r} is impossible; it must be a name")
-    if resolve_method(method) == "matched-filter" and steps is not None:
-        raise ValueError(f"{option('steps')} {steps} means nothing to the method matched-filter, which takes no steps; "
-                         f"leave it out or choose alpha-rgs or pnp-dr ({option('method')})")
+    if steps is not None and not takes_steps(method):
+        raise ValueError(f"{option('steps')} {steps} means nothing to the method {resolve_method(method)}, which takes "
+                         f"no steps; leave it out or choose alpha-rgs or pnp-dr ({option('method')})")
     if sir_db is not None and (not isinstance(sir_db, (int, float, np.number)) or not abs(sir_db) <= 100):
         raise ValueError(f"{option('sir_db')} {sir_db} is impossible; it must be {automatic} or lie between -100 and "
                          "100 dB")

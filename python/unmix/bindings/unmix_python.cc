@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // numpy arrays and TorchScript bytes in, numpy arrays out. No torch header: torch bundles another pybind11.
+#include <gnuradio/unmix/noise.h>
 #include <gnuradio/unmix/prior.h>
 #include <gnuradio/unmix/schedule.h>
 #include <gnuradio/unmix/separator.h>
@@ -66,6 +67,19 @@ denoise(const prior& p, array<complex64> x, array<float> alpha_bar, std::optiona
             for (std::size_t i = 0; i < samples; ++i)
                 to[w * samples + i] = { result[2 * w * samples + i], result[(2 * w + 1) * samples + i] };
     }
+    return out;
+}
+
+py::array_t<complex64>
+noise(std::uint64_t seed, array<std::uint64_t> index, std::uint64_t step, std::uint64_t source, std::size_t samples)
+{
+    expect(index.ndim() == 1, "index must be uint64 [windows]");
+    py::array_t<complex64> out({ index.shape(0), static_cast<py::ssize_t>(samples) });
+    complex64* to = out.mutable_data();
+    const std::uint64_t* from = index.data();
+    const auto windows = static_cast<std::size_t>(index.shape(0));
+    const py::gil_scoped_release release;
+    window_noise(seed, from, windows, step, source, samples, to);
     return out;
 }
 
@@ -169,6 +183,10 @@ PYBIND11_MODULE(unmix_python, m)
     m.def("cosine_anneal", &cosine_anneal, py::arg("first"), py::arg("last"), py::arg("step"), py::arg("steps"));
     m.def("agreement_threshold", &agreement_threshold, py::arg("agreement"), py::arg("median_disagreement"),
           py::arg("noise"), "Disagreement below which a block counts as solved, relative to the SOI's power.");
+    m.def("window_noise", &noise, py::arg("seed"), py::arg("index"), py::arg("step"), py::arg("source"),
+          py::arg("samples"),
+          "The noise that separators inject, N(0, 1) per real channel: complex64 [windows, samples], decided by seed, "
+          "each window's index, step and source.");
     m.def("cuda_available", &cuda_available, "True when the engine has CUDA kernels and torch finds a GPU.");
 
     py::class_<cancel_flag>(m, "CancelFlag", "Set from any thread; a separation looks at it in every step.")

@@ -45,7 +45,7 @@ class Prior:
         """
         self._data = data
         self._engines: dict[str, unmix_python.Prior] = {}
-        self._scripted: Optional[torch.jit.ScriptModule] = None
+        self._scripted: dict[str, torch.jit.ScriptModule] = {}
         self._lock = threading.Lock()
         self.origin = origin
         self.module = module
@@ -104,6 +104,29 @@ class Prior:
         """Posterior means for noisy windows: complex64 [W, N], alpha_bar float32 [W], side float32 [W, P] or None."""
         return self.engine().denoise(x, alpha_bar, side)
 
+    def posterior_mean(self, x: torch.Tensor, alpha_bar: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+        """The same as denoise() by torch, differentiable in x: [W, 2, N], [W], [W, P] (or [W, 0]) to [W, 2, N].
+
+        Raises PriorError where the prior does not load on the tensors' device.
+        """
+        module = self.scripted(str(x.device))
+        answer = module(x, alpha_bar, side)
+        if self.info["predicts"] == "signal":
+            return answer
+        level = alpha_bar[:, None, None]
+        return (x - (1 - level).sqrt() * answer) / level.sqrt()
+
+    def scripted(self, device: str = "cpu") -> torch.jit.ScriptModule:
+        """The prior's TorchScript module on a device, loaded once. Raises PriorError when it does not load there."""
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in to_bytes
+            if device not in self._scripted:
+                try:
+                    self._scripted[device] = torch.jit.load(io.BytesIO(self._data), map_location=device).eval()
+                except Exception as error:  # noqa: BLE001 (whatever torch raises for what its C++ side could load)
+                    raise PriorError(f"{self.origin} cannot be used: {_reason(error)}") from None
+            return self._scripted[device]
+
     def psd(self, bins: int) -> np.ndarray:
         """Power spectral density in FFT order, mean 1, float64 [bins]. Raises PriorError when it is not known."""
         known = self.info.get("psd")
@@ -142,11 +165,8 @@ class Prior:
         least = 2 * self.info["frame"] - 1
         if windows.shape[1] < least:
             raise PriorError(f"the prior {self.name} needs windows of at least {least} samples, not {windows.shape[1]}")
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in to_bytes
-            if self._scripted is None:
-                self._scripted = torch.jit.load(io.BytesIO(self._data))
-        if not hasattr(self._scripted, "synchronise"):
+        module = self.scripted()
+        if not hasattr(module, "synchronise"):
             raise PriorError(f"{self.origin} says that it synchronises itself, but has no method synchronise")
         occupied = torch.tensor(bands, dtype=torch.float32).reshape(-1, 2)
         expected = len(self.info["side"])
@@ -156,7 +176,7 @@ class Prior:
                 chunk = windows[begin:begin + 64].astype(np.complex64)
                 planes = torch.from_numpy(np.stack([chunk.real, chunk.imag], 1))
                 try:
-                    side = self._scripted.synchronise(planes, occupied)
+                    side = module.synchronise(planes, occupied)
                 except Exception as error:  # TorchScript raises what the file's code raises, behind its stack trace
                     raise PriorError(f"the prior {self.name} failed to synchronise: {_reason(error)}") from None
                 side = _real_values(side)

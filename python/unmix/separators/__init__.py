@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Separators: one short file per method over the same problem and result."""
 
+import inspect
 from typing import Optional
 
 from .alpha_rgs import alpha_rgs
@@ -9,7 +10,7 @@ from .matched_filter import matched_filter
 from .pnp_dr import AGREEMENT, pnp_dr
 
 __all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs",
-           "first_estimates", "matched_filter", "pnp_dr", "resolve_method", "separate"]
+           "first_estimates", "matched_filter", "pnp_dr", "resolve_method", "separate", "takes_steps"]
 
 #: Methods by the name that users type. "auto" is the one that measures best for the priors at hand.
 METHODS = {"alpha-rgs": alpha_rgs, "matched-filter": matched_filter, "pnp-dr": pnp_dr}
@@ -24,14 +25,19 @@ def resolve_method(name: str) -> str:
     return name
 
 
+def takes_steps(method: str) -> bool:
+    """Whether a method can be told its number of steps. Raises ValueError for an unknown one."""
+    return "steps" in inspect.signature(METHODS[resolve_method(method)]).parameters
+
+
 def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None) -> Separation:
     """Separate windows by a named method with its default options. steps: see the method; None for its default.
 
     Raises ValueError for an unknown method and for steps that are out of range or that the method does not take.
-   """
+    """
     chosen = resolve_method(method)
-    if chosen == "matched-filter":
-        if steps is not None:
-            raise ValueError("the method matched-filter takes no steps")
-        return matched_filter(problem)
-    return METHODS[chosen](problem, steps=steps)
+    if takes_steps(chosen):
+        return METHODS[chosen](problem, steps=steps)
+    if steps is not None:
+        raise ValueError(f"the method {chosen} takes no steps")
+    return METHODS[chosen](problem)

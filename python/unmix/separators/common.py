@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What every separator takes and gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence
 
 import numpy as np
+import torch
 
 from ..demodulation import matched_filter, remodulate
 from ..priors import Prior, PriorError
-from ..unmix_python import CancelFlag, Outcome
+from ..unmix_python import CancelFlag, NoiseSchedule, Outcome, window_noise
 
-__all__ = ["CancelFlag", "Outcome", "Problem", "Progress", "Separation", "first_estimates"]
+__all__ = ["SCHEDULE", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "explained", "first_estimates",
+           "in_batches"]
+
+#: Noise levels of arXiv 2306.14411: SCHEDULE.alpha_bar(t) for t = 0 .. 49.
+SCHEDULE = NoiseSchedule()
 
 #: Called with the fraction done (0 .. 1) and the number of finished windows; returning False cancels.
 Progress = Callable[[float, int], Optional[bool]]
@@ -78,6 +83,27 @@ class Problem:
         block = 16 if modulation is None else int(modulation["samples_per_symbol"])
         return min(block, self.mixture.shape[1])
 
+    def part(self, begin: int, end: int) -> "Problem":
+        """The problem of windows begin .. end - 1 alone."""
+        return replace(self, mixture=self.mixture[begin:end], gains=self.gains[begin:end],
+                       noise_variance=self.noise_variance[begin:end], index=self.index[begin:end],
+                       side=[None if s is None else s[begin:end] for s in self.side])
+
+    def denoise(self, k: int, x: np.ndarray, alpha_bar: np.ndarray | float) -> np.ndarray:
+        """Posterior means of source k, complex64 [W, N], from x = sqrt(abar) x_k + sqrt(1 - abar) z, alpha_bar [W]."""
+        levels = np.ascontiguousarray(np.broadcast_to(alpha_bar, len(x)), dtype=np.float32)
+        return self.priors[k].engine(self.device).denoise(x.astype(np.complex64), levels, self.side[k])
+
+    def posterior_mean(self, k: int, x: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+        """The same as denoise(), differentiable in x: tensors [W, 2, N] float32 and [W], on the problem's device."""
+        side = self.side[k]
+        side = torch.zeros(len(x), 0) if side is None else torch.as_tensor(side, dtype=torch.float32)
+        return self.priors[k].posterior_mean(x, alpha_bar, side.to(x.device))
+
+    def noise(self, step: int, source: int) -> np.ndarray:
+        """Random numbers of the windows, N(0, 1) per real channel, complex64 [W, N]; step and source number them."""
+        return window_noise(self.seed, self.index, step, source, self.mixture.shape[1])
+
     def engine_arguments(self, initial: np.ndarray) -> tuple[tuple, dict]:
         """Positional and keyword arguments that the engine's separators share. initial: complex64 [K, W, N]."""
         engines = [p.engine(self.device) for p in self.priors]
@@ -135,3 +161,65 @@ def _share_rest(problem: Problem, initial: np.ndarray) -> np.ndarray:
     for k in range(1, sources):
         initial[k] = rest / (gains[:, k:k + 1] * (sources - 1))
     return initial
+
+
+#: A method's way to say what fraction of its work on a batch is done; the answer False asks it to stop.
+GoOn = Callable[[float], bool]
+
+
+def in_batches(problem: Problem, method: Callable[[Problem, GoOn], tuple[np.ndarray, int]]) -> Separation:
+    """Run a method that is written for one batch over all windows, with progress and cancellation.
+
+    method(part, go_on) gives the sources complex64 [K, W, N] of the windows of `part`, and how often it called each
+    prior. It calls go_on(fraction) in every step and returns what it has when the answer is False.
+    """
+    windows, sources = len(problem.mixture), len(problem.priors)
+    result = Separation(np.zeros((sources, *problem.mixture.shape), np.complex64), problem.gains.copy(),
+                        np.zeros((windows, -(-problem.mixture.shape[1] // problem.block)), np.float32),
+                        np.zeros(windows, np.int32), np.full(windows, int(Outcome.UNTOUCHED), np.uint8))
+    for begin in range(0, windows, problem.batch):
+        end = min(begin + problem.batch, windows)
+        stopped = False
+
+        def go_on(fraction: float, begin: int = begin, end: int = end) -> bool:
+            nonlocal stopped
+            if problem.cancel is not None and problem.cancel.is_set():
+                stopped = True
+            elif problem.progress is not None:
+                share = (begin + fraction * (end - begin)) / windows
+                stopped = stopped or problem.progress(share, begin) is False
+            return not stopped
+
+        if not go_on(0.0):
+            break
+        part = problem.part(begin, end)
+        found, calls = method(part, go_on)
+        sound = np.isfinite(found).all((0, 2))
+        result.sources[:, begin:end] = np.where(sound[None, :, None], found, 0)
+        result.calls[begin:end] = calls
+        result.outcomes[begin:end] = np.where(
+            sound, int(Outcome.CANCELLED if stopped else Outcome.STEPS_USED), int(Outcome.DIVERGED))
+        result.disagreement[begin:end] = explained(part, result.sources[:, begin:end])
+        if stopped:
+            break
+        if problem.progress is not None:
+            problem.progress(end / windows, end)
+    return result
+
+
+def explained(problem: Problem, sources: np.ndarray) -> np.ndarray:
+    """Disagreement float32 [W, blocks] of sources complex64 [K, W, N], see Separation; as in the engine's alpha-RGS.
+
+    Each source is denoised at the lowest noise level first: sources that add up to the mixture by construction say
+    nothing.
+    """
+    level = SCHEDULE.alpha_bar(1)
+    rest = problem.mixture.copy()
+    for k in range(len(problem.priors)):
+        rest -= problem.gains[:, k:k + 1] * problem.denoise(k, np.float32(level**0.5) * sources[k], level)
+    power = np.abs(rest) ** 2 / problem.gains[:, :1] ** 2
+    samples, block = power.shape[1], problem.block
+    total = np.pad(np.cumsum(power, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    middle = np.arange(0, samples, block) + block // 2
+    low, high = np.maximum(middle - 4 * block, 0), np.minimum(middle + 4 * block, samples)
+    return ((total[:, high] - total[:, low]) / (high - low)).astype(np.float32)
