@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from gnuradio.unmix import __version__, captures, simulation
+from gnuradio.unmix.command_line import rate
 from gnuradio.unmix.outputs import files_behind, same_file
 from gnuradio.unmix.priors import constellation as cons
 from tqdm import tqdm
@@ -129,13 +130,6 @@ def timing(text):
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a fraction of a symbol, such as 0.3, nor samples, such "
                                          "as 4.8samples") from None
-
-
-def rate(text):
-    try:
-        return captures.parse_rate(text)
-    except captures.CaptureError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def arguments(argv):

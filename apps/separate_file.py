@@ -26,7 +26,8 @@ import time
 import traceback
 from pathlib import Path
 
-from gnuradio.unmix import __version__, captures, priors, report, separators
+from gnuradio.unmix import __version__, priors, report, separators
+from gnuradio.unmix.command_line import rate
 from gnuradio.unmix.outputs import write_text
 from gnuradio.unmix.recording import DEFAULT_INTERFERENCE, DEFAULT_SOI, Cancelled, Recording, RecordingError, Settings
 from tqdm import tqdm
@@ -64,13 +65,6 @@ def sir(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is neither auto nor a number of dB") from None
-
-
-def rate(text):
-    try:
-        return captures.parse_rate(text)
-    except captures.CaptureError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def arguments(argv):

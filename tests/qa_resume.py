@@ -245,7 +245,8 @@ class Refusals(ResumeCase):
                 (("--sir-db", "-12"), "--sir-db was auto"), (("--overlap", "512"), "--overlap"),
                 (("--soi", AUTO), "--soi was "), (("--samp-rate", "1M"), "--samp-rate"),
                 (("--reference", "truth.u8"), "--reference was not given"),
-                (("--interference", "cp-ofdm:qpsk,fft=64,cp=16,active=52"), "--interference")):
+                (("--interference", "cp-ofdm:qpsk,fft=64,cp=16,active=52"), "--interference"),
+                (("--interference", "wifi:"), "--interference was ")):
             with self.subTest(options):
                 self.refuse(word, "leave out --resume", options=options)
         self.resumed()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io.wavfile
-from gnuradio.unmix import captures, demodulation, priors, recording, signals
+from gnuradio.unmix import calibration, captures, demodulation, priors, recording, signals
 from gnuradio.unmix.symbols import SymbolStream
 from separate_file_common import APP, SIR_DB, SOI, Case, Shrink, app
 
@@ -292,7 +292,7 @@ class LongRuns(Case):
         broken.tofile("broken.cf32")
         # As in a file too large to be checked beforehand, where the stretches that are looked at miss the sample.
         with unittest.mock.patch.object(recording, "scan"), \
-                unittest.mock.patch.object(recording, "survey", return_value=recording.survey(
+                unittest.mock.patch.object(calibration, "survey", return_value=calibration.survey(
                     captures.open_capture("mix.cf32"))), \
                 unittest.mock.patch.object(recording, "check_not_constant"):
             self.refused("broken.cf32", "--batch", 1, "--method", "matched-filter", words=["Sample 10239 "])

@@ -172,7 +172,7 @@ class ThePrior(unittest.TestCase):
         self.assertIsNotNone(prior.tracker)
         self.assertIsNone(priors.parse("rrc:qpsk").tracker)
         for text, words in (("rrc:qpsk,sps=1.9,sync=auto", "sps from 2 to 1024"),
-                            ("rrc:qpsk,sps=16.5", "not a whole number"),
+                            ("rrc:qpsk,sps=16.5", "not a whole number; any number from 2 on goes with sync=auto"),
                             ("rrc:qpsk,sps=nan,sync=auto", "not a finite number"),
                             ("rrc:qpsk,rolloff=0,sync=auto", "no trace of the timing"),
                             ("rrc:qpsk,first=3,sync=auto", "unknown parameter 'first'"),

@@ -319,6 +319,16 @@ class Command(unittest.TestCase):
         self.assertEqual(max(packets, key=packets.get), "802.11a/g BPSK")  # a recording of 6 Mb/s
         self.assertRegex(done.stdout, r"WiFi: \d+ packets: .*802.11a/g BPSK")
 
+    def test_it_can_only_be_the_last_interference(self):
+        for soi, others, words in (("wifi:", ["cp-ofdm:qpsk"], "cannot be the SOI"),
+                                   ("rrc:qpsk", ["wifi:", "cp-ofdm:qpsk"], "must be the last interference"),
+                                   ("rrc:qpsk", ["wifi:", "wifi:"], "there can be only one")):
+            with self.assertRaisesRegex(PriorError, words):
+                stream.StreamSeparator([priors.parse(text) for text in (soi, *others)], Levels(
+                    np.ones(1 + len(others)), 0.0))
+        with self.assertRaisesRegex(PriorError, "give wifi:window=1280 instead"):
+            stream.StreamSeparator([SOI, priors.parse("wifi:")], Levels(np.ones(2), 0.0), window=1280)
+
     def test_another_sample_rate_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(

@@ -18,7 +18,8 @@ from .priors.gaussian import expected_spectrum
 class Levels:
     """Amplitudes in a capture's units: samples = sum_k gains[k] x_k + noise, sources x_k of unit power.
 
-    gains: float64 [K], SOI first. noise_variance: of complex white noise.
+    gains: float64 [K], SOI first; all zero but the SOI's where there is no interference. noise_variance: of complex
+    white noise.
     """
 
     gains: np.ndarray
@@ -26,7 +27,9 @@ class Levels:
 
     @property
     def sir_db(self) -> float:
-        """Signal-to-interference ratio: the SOI's power over that of all interference, dB."""
+        """Signal-to-interference ratio: the SOI's power over that of all interference, dB; inf without interference."""
+        if not np.any(self.gains[1:]):
+            return float("inf")
         return float(-10 * np.log10(np.sum(self.gains[1:] ** 2) / self.gains[0] ** 2))
 
 

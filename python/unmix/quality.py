@@ -67,6 +67,8 @@ def _load_bits(path: Path) -> np.ndarray:
 
 
 SHOWN = 4000  # symbols kept for a picture
+#: Amplitude of a separated symbol below which none was sent: the estimate is zero where the SOI pauses.
+SENT = 0.2
 
 
 class Alignment:
@@ -140,7 +142,8 @@ class Quality:
 
     EVM is taken behind the matched filter, before on the capture and after on the capture less the interference, where
     the noise is still visible; a separator's own estimate of the SOI lies on the constellation by construction. Bits
-    are decided on that estimate.
+    are decided on that estimate. Where the estimate is zero, as the SOI pauses, there are bits of no meaning, so that
+    bits keep their places, and which count neither for the EVM nor as errors.
     """
 
     def __init__(self, modulation: Optional[dict], gain: float, reference: Optional[Reference] = None,
@@ -157,18 +160,22 @@ class Quality:
         self.shown = np.zeros((2, 0), np.complex64)
         self._alignment = Alignment(modulation, reference.bits) if blind and reference and self._truth is None else None
         self._skipped = 0.0  # symbols before the first that was found
+        self._paused = False
         self._count = 0
         self._square = np.zeros(2)  # of the error vectors before and after
         self._bits = 0
         self._errors = [BitErrors(0, 0), BitErrors(0, 0)]
         self._energy = np.zeros(3)  # of the error before, the error after, the truth
 
-    def push(self, start: int, mixture: np.ndarray, sources: np.ndarray, sync: Optional[Sync] = None) -> np.ndarray:
+    def push(self, start: int, mixture: np.ndarray, sources: np.ndarray, sync: Optional[Sync] = None,
+             paused: bool = False) -> np.ndarray:
         """Take samples from `start` on: mixture complex64 [n], sources complex64 [K, n], SOI first, in its units.
 
         sync: of these samples where the quality is blind, None where they have none; they give no symbols then.
-        Returns the SOI's bits that are complete, uint8 [m].
+        paused: whether there are samples among these in which the SOI pauses, its estimate being zero. Returns the
+        SOI's bits that are complete, uint8 [m].
         """
+        self._paused = paused
         rows = [mixture / self._gain, (mixture - sources[1:].sum(0)) / self._gain, sources[0] / self._gain]
         if self._truth is not None:
             truth = self._truth.read(start, len(mixture))
@@ -179,7 +186,7 @@ class Quality:
             return np.zeros(0, np.uint8)
         if not self._blind:
             return self._take(self._symbols.push(np.stack(rows)))
-        if sync is None and not self._count:
+        if sync is None and not self._bits:
             self._skipped += len(mixture) / self._modulation["samples_per_symbol"]
         return self._take(self._symbols.push(np.stack(rows), sync))
 
@@ -196,26 +203,36 @@ class Quality:
         count = symbols.shape[1]
         if self._alignment is not None:
             aligned, truth = self._alignment.push(symbols[[0, 2]], round(self._skipped), last)
-            self._tally([decide(row, self._modulation) for row in aligned], truth)
+            self._tally([decide(row, self._modulation) for row in aligned], truth, self._sent(aligned[1]))
         if not count:
             return np.zeros(0, np.uint8)
         if self._blind and self.shown.shape[1] < SHOWN:
             self.shown = np.concatenate([self.shown, symbols[:2]], axis=1)[:, :SHOWN]
+        sent = self._sent(symbols[2])
+        true = sent if self._truth is None or not self._paused else sent & self._sent(symbols[3])
         for i in range(2):
-            self._square[i] += evm(symbols[i], self._modulation) ** 2 * count
-        self._count += count
+            if sent.any():
+                self._square[i] += evm(symbols[i, sent], self._modulation) ** 2 * int(sent.sum())
+        self._count += int(sent.sum())
         before, after = decide(symbols[0], self._modulation), decide(symbols[2], self._modulation)
         if self._truth is not None:
-            self._tally((before, after), decide(symbols[3], self._modulation))
+            self._tally((before, after), decide(symbols[3], self._modulation), true)
         elif self._reference is not None and self._alignment is None:
-            self._tally((before, after), self._reference.bits[self._bits:self._bits + len(after)])
+            self._tally((before, after), self._reference.bits[self._bits:self._bits + len(after)], sent)
         self._bits += len(after)
         return after
 
-    def _tally(self, decided: Sequence[np.ndarray], truth: np.ndarray) -> None:
-        """Count the errors of bits before and after."""
+    def _sent(self, symbols: np.ndarray) -> np.ndarray:
+        """Whether separated symbols complex64 [n] were sent, bool [n]."""
+        return np.abs(symbols) > SENT if self._paused else np.ones(symbols.shape, bool)
+
+    def _tally(self, decided: Sequence[np.ndarray], truth: np.ndarray, sent: np.ndarray) -> None:
+        """Count the errors of bits before and after, of symbols that were sent."""
+        sent = np.repeat(sent, cons.bits_per_symbol(self._modulation["constellation"]))
         for i, bits in enumerate(decided):
-            fresh, old = count_errors(bits, truth), self._errors[i]
+            common = min(len(bits), len(truth))
+            counted = sent[:common]
+            fresh, old = count_errors(bits[:common][counted], truth[:common][counted]), self._errors[i]
             self._errors[i] = BitErrors(old.errors + fresh.errors, old.bits + fresh.bits)
 
     def state(self) -> dict:

@@ -11,8 +11,9 @@ from typing import Optional
 import numpy as np
 
 from . import priors, report, resume
+from .calibration import LevelsError, capture_levels
 from .captures import Capture, CaptureError, check_not_constant, open_capture
-from .estimators import Levels, estimate_levels
+from .estimators import Levels
 from .front_end import CorrectedCapture, estimate_front_end
 from .outputs import Outputs, files_behind, files_of_prior, state_path, stem_of, write_text
 from .priors import PriorError
@@ -20,16 +21,15 @@ from .quality import Quality, Reference
 from .resume import StateError
 from .separators import CancelFlag
 from .settings import check_settings, choose_device
-from .soi_sync import SoiTracker, Sync
+from .soi_sync import FALSE_ALARM, Sync
+from .soi_tracker import SoiTracker
 from .stream import StreamSeparator, Stretch
-from .survey import scan, survey
+from .survey import scan
 from .wifi.packets import Packet
 from .wifi.standard import Format
 
 DEFAULT_SOI = "rrc:qpsk,sps=16,rolloff=0.5,span=8"
 DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
-#: Samples within which a tracker must have measured its signal's spectrum, else the levels do without.
-LISTENED = 1 << 20
 #: Seconds after which the state is saved again, at the end of a batch, lest a crash cost more.
 CHECKPOINT_SECONDS = 10.0
 
@@ -128,6 +128,7 @@ class Recording:
             require()
         if s.resume:
             self._load_state()
+            self._compare(self._asked())
         check_not_constant(capture)
         scan(capture, lambda: not self._cancel.is_set())
         if self._cancel.is_set():
@@ -158,6 +159,22 @@ class Recording:
         if self._earlier is not None:
             self._restore()
 
+    def _asked(self) -> dict:
+        """What decides the result and is known before the capture is looked at, by what people call it."""
+        s = self.settings
+        return resume.pack({"--soi": s.soi, "--interference": list(s.interference),
+                            "--sir-db": "auto" if s.sir_db is None else s.sir_db, "--steps": s.steps, "--seed": s.seed,
+                            "--device": self.device, "--batch": s.batch})
+
+    def _compare(self, facts: dict) -> None:
+        """Refuse to go on where the earlier run had others."""
+        before = self._earlier.get("facts") if isinstance(self._earlier, dict) else None
+        for name, now in facts.items():
+            if not isinstance(before, dict) or name not in before:
+                raise self._state_refused(StateError("it contradicts itself"))
+            if before[name] != now:
+                raise self._state_refused(StateError(self._difference(name, before[name], now)))
+
     def _fingerprint(self) -> dict:
         """Everything that decides the result, by what people call it."""
         s, capture, plan = self.settings, self.capture, self._stream.plan
@@ -166,10 +183,8 @@ class Recording:
         if self.reference is not None:
             files += files_behind(s.reference)
         facts = {
-            "--soi": s.soi, "--interference": list(s.interference), "--method": self._stream.method,
-            "--sir-db": "auto" if s.sir_db is None else s.sir_db, "--format": capture.datatype,
-            "--samp-rate": capture.sample_rate, "--window": plan.window, "--overlap": plan.overlap, "--steps": s.steps,
-            "--seed": s.seed, "--device": self.device, "--batch": s.batch,
+            "--method": self._stream.method, "--format": capture.datatype, "--samp-rate": capture.sample_rate,
+            "--window": plan.window, "--overlap": plan.overlap,
             "--reference": None if s.reference is None else Path(s.reference).name,
             "capture": [capture.path.name, capture.length, capture.center_frequency,
                         *[resume.identity(path) for path in inputs]],
@@ -177,7 +192,7 @@ class Recording:
             "versions": report.versions(self.version),
             "levels": [*self.levels.gains.tolist(), float(self.levels.noise_variance), self.front_end.dc.real,
                        self.front_end.dc.imag, self.front_end.image.real, self.front_end.image.imag]}
-        return resume.pack(facts)
+        return self._asked() | resume.pack(facts)
 
     def _load_state(self) -> None:
         """Read the state of the run to be continued."""
@@ -200,11 +215,8 @@ class Recording:
         """Go on where the earlier run ended, if it is this one's."""
         try:
             state = self._earlier
-            before = state["facts"]
-            resume.need(isinstance(before, dict) and set(before) == set(self._facts))
-            for name, now in self._facts.items():
-                if before[name] != now:
-                    raise StateError(self._difference(name, before[name], now))
+            resume.need(set(state["facts"]) == set(self._facts))
+            self._compare(self._facts)
             self._position, done = self._stream.restore(state["stream"], self.capture.read, self.capture.length)
             self._tally.restore(state["tally"])
             self._quality.restore(state["quality"], done)
@@ -213,6 +225,8 @@ class Recording:
             resume.need(not self._has_bits or files[-1]["bytes"] == self._quality.bits)
             self._resumed_at = [resume.whole(at, 0, done) for at in state["resumed_at"]] + [done]
             resume.need(len(self._resumed_at) <= 1000)
+        except RecordingError:  # says already what differs
+            raise
         except StateError as error:
             raise self._state_refused(error) from None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -249,6 +263,12 @@ class Recording:
     def _find(self) -> None:
         """Look for the SOI's timing, phase and frequency in the capture's first stretch."""
         self._stream.survey(self.capture.read(0, min(self.capture.length, self._tracker.most)), self.levels)
+        if self._tracker.sync is None and self.capture.length <= self._tracker.most:
+            raise RecordingError(
+                f"no SOI found in {self.capture.path}: no timing and carrier of {self.priors[0].name} stand out of it "
+                f"(false alarms: {100 * FALSE_ALARM:g} % at most); is there one, and do --soi and --interference "
+                f"describe what is there? Carrier offsets up to {100 * self._tracker.most_offset:.3g} % of the symbol "
+                "rate are sought, and longer captures show more")
         if self._tracker.sync is None:
             self._announce("SOI: its timing and frequency do not show yet; windows pass through until they do")
         else:
@@ -283,37 +303,22 @@ class Recording:
 
     def _estimate_levels(self) -> Levels:
         sir_db = self.settings.sir_db
-        density, power = survey(self.capture)
-        levels = self._listen(estimate_levels(density, power, self.priors, sir_db), density, power)
-        if not (np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0)):
-            missing = ", ".join(p.name for p, g in zip(self.priors, levels.gains, strict=True) if not g > 0)
-            at = "" if sir_db is None else f" at an SIR of {sir_db:g} dB"
-            raise RecordingError(f"the spectrum of {self.capture.path} shows nothing of {missing or 'the signals'}"
-                                 f"{at}; give other priors (--soi, --interference) or another SIR (--sir-db)")
+        try:
+            levels = capture_levels(self.capture, self.priors, sir_db,
+                                    lambda levels: self._separator(levels, self.settings.overlap))
+        except LevelsError as error:
+            raise RecordingError(str(error)) from None
         how = "estimated from the spectrum" if sir_db is None else "as given"
         noise = 10 * math.log10(max(levels.noise_variance / levels.gains[0] ** 2, 1e-30))
         floor = f"noise {noise:.1f} dB relative to the SOI" if noise > -100 else \
             "noise not visible in the spectrum"
+        if not levels.gains[1:].any():
+            self._announce(f"levels: no interference in the spectrum, the SOI will pass through untouched; amplitude "
+                           f"{levels.gains[0]:.4g}; {floor}")
+            return levels
         amplitudes = ", ".join(f"{g:.4g}" for g in levels.gains)
         self._announce(f"levels: SIR {levels.sir_db:.1f} dB, {how}; amplitudes {amplitudes}; {floor}")
         return levels
-
-    def _listen(self, rough: Levels, density: np.ndarray, power: float) -> Levels:
-        """Levels by the spectra that trackers measure at the capture's beginning, the rough ones where there are none.
-
-        density, power: of the capture, see survey.
-        """
-        if not (np.all(np.isfinite(rough.gains)) and np.all(rough.gains > 0)):
-            return rough
-        begin = self.capture.read(0, min(self.capture.length, LISTENED))
-        psd = self._separator(rough, self.settings.overlap).listen(begin, rough)
-        if psd is None:
-            return rough
-        try:
-            levels = estimate_levels(density, power, self.priors, self.settings.sir_db, psd)
-        except ValueError:  # the spectrum of the beginning is not that of the whole
-            return rough
-        return levels if np.all(levels.gains > 0) else rough
 
     def _try_priors(self) -> None:
         """Call priors that came from files once: one whose network fails is refused before anything is written."""
@@ -375,8 +380,9 @@ class Recording:
         s, plan = self.settings, self._stream.plan
         extra = {"core:recorder": f"gr-unmix {self.version}", "unmix:method": self._stream.method,
                  "unmix:priors": [p.name for p in self.priors], "unmix:seed": s.seed, "unmix:version": self.version,
-                 "unmix:sir_db": self.levels.sir_db, "unmix:steps": s.steps, "unmix:window": plan.window,
-                 "unmix:overlap": plan.overlap, "unmix:capture": self.capture.path.name}
+                 "unmix:sir_db": self.levels.sir_db if math.isfinite(self.levels.sir_db) else None,
+                 "unmix:steps": s.steps, "unmix:window": plan.window, "unmix:overlap": plan.overlap,
+                 "unmix:capture": self.capture.path.name}
         extra = {key: value for key, value in extra.items() if value is not None}
         names = ["signal of interest"] + ["interference"] * (len(self.priors) - 1)
         sources = [{"description": f"The {name}, {prior.name}, separated from {self.capture.path.name}.",
@@ -448,7 +454,8 @@ class Recording:
             return
         mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
         sync = None if self._tracker is None else self._tracker.used
-        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync)
+        paused = any(r.absent for r in stretch.reports)
+        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync, paused)
         outputs.write(stretch.sources, bits)
         tally.add(stretch.reports)
         self._progress(float(tally.count), self._total)

@@ -14,10 +14,9 @@ import scipy
 import torch
 
 from .resume import need, number, whole
-from .stream import WindowReport
+from .stream import TRUST, WindowReport
 
 FORMAT = 1
-TRUST = 0.9  # windows with less agreement are to be distrusted
 SIR_DRIFT_DB = 3.0  # the windows' SIR may differ by this from the assumed one
 MOST_WINDOWS = 20000
 MOST_STRETCHES = 1000
@@ -37,7 +36,10 @@ class Tally:
         self.seconds = 0.0
         self.outcomes: Counter = Counter()
         self.distrusted: list[dict] = []
-        self.distrusted_samples = self.unlisted = 0
+        #: Where the SOI pauses.
+        self.absent: list[dict] = []
+        self.distrusted_samples = self.unlisted = self.absent_samples = self.absent_unlisted = 0
+        self.measured = 0  # windows that say something of the SIR
         self._power_ratio = 0.0
 
     def add(self, reports: Sequence[WindowReport]) -> None:
@@ -47,6 +49,7 @@ class Tally:
             agreement = 0.0 if broken else report.agreement
             if self.count % self.every == 0:
                 row = dataclasses.asdict(report) | {"agreement": agreement}
+                row["absent"] = sum(count for _, count in report.absent)
                 if broken or not self.checks:
                     row["disagreement"] = None
                 if not self.checks:
@@ -59,7 +62,12 @@ class Tally:
             self.calls += report.calls
             self.seconds += report.seconds
             self.outcomes[report.outcome] += 1
-            self._power_ratio += 10 ** (-report.sir_db / 10)
+            for start, count in report.absent:
+                self.absent_samples += count
+                self.absent_unlisted += _append(self.absent, start, count)
+            if not report.absent and report.outcome != "no_interference":
+                self.measured += 1
+                self._power_ratio += 10 ** (-report.sir_db / 10)
             if report.outcome == "silent":
                 continue  # nothing to trust or to distrust
             if broken or (self.checks and agreement < TRUST):
@@ -69,20 +77,17 @@ class Tally:
 
     def _distrust(self, start: int, length: int, agreement: float) -> None:
         self.distrusted_samples += length
-        last = self.distrusted[-1] if self.distrusted else None
-        if last is not None and last["start"] + last["samples"] == start:
-            last["samples"] += length
-            last["lowest_agreement"] = min(last["lowest_agreement"], agreement)
-        elif len(self.distrusted) < MOST_STRETCHES:
-            self.distrusted.append({"start": start, "samples": length, "lowest_agreement": agreement})
-        else:
-            self.unlisted += length
+        self.unlisted += _append(self.distrusted, start, length)
+        last = self.distrusted[-1]
+        if last["start"] + last["samples"] == start + length:  # it is listed
+            last["lowest_agreement"] = min(last.get("lowest_agreement", 1.0), agreement)
 
-    _COUNTS = ("every", "count", "agreed", "calls", "distrusted_samples", "unlisted")
+    _COUNTS = ("every", "count", "agreed", "calls", "distrusted_samples", "unlisted", "absent_samples",
+               "absent_unlisted", "measured")
 
     def state(self) -> dict:
         """All of it, for restore()."""
-        state = {name: getattr(self, name) for name in (*self._COUNTS, "windows", "seconds", "distrusted")}
+        state = {name: getattr(self, name) for name in (*self._COUNTS, "windows", "seconds", "distrusted", "absent")}
         return state | {"outcomes": dict(self.outcomes), "power_ratio": self._power_ratio}
 
     def restore(self, state: dict) -> None:
@@ -103,27 +108,46 @@ class Tally:
         need(len(state["distrusted"]) <= MOST_STRETCHES)
         self.distrusted = [{"start": whole(s["start"]), "samples": whole(s["samples"]),
                             "lowest_agreement": number(s["lowest_agreement"], 0, 1)} for s in state["distrusted"]]
+        need(len(state["absent"]) <= MOST_STRETCHES)
+        self.absent = [{"start": whole(s["start"]), "samples": whole(s["samples"])} for s in state["absent"]]
 
     def annotations(self) -> list[dict]:
-        """SigMF annotations of the stretches to distrust."""
-        return [{"core:sample_start": s["start"], "core:sample_count": s["samples"], "core:label": "distrust",
+        """SigMF annotations of the stretches to distrust, and of those without the SOI."""
+        found = [{"core:sample_start": s["start"], "core:sample_count": s["samples"], "core:label": "distrust",
                  "core:comment": "The estimates of the signals do not explain the capture here.",
                  "unmix:agreement": s["lowest_agreement"]} for s in self.distrusted]
+        found += [{"core:sample_start": s["start"], "core:sample_count": s["samples"], "core:label": "no SOI",
+                   "core:comment": "The interference alone explains the capture here."} for s in self.absent]
+        return sorted(found, key=lambda a: a["core:sample_start"])
 
     def result(self, sample_rate: Optional[float]) -> dict:
         """The report's `result`. sample_rate: samples/s or None."""
-        rows = [dict(s) for s in self.distrusted]
-        for row in rows:
+        rows, absent = [dict(s) for s in self.distrusted], [dict(s) for s in self.absent]
+        for row in [*rows, *absent]:
             row["start_s"] = row["start"] / sample_rate if sample_rate else None
             row["duration_s"] = row["samples"] / sample_rate if sample_rate else None
         count = max(1, self.count)
-        ratio = self._power_ratio / count
+        ratio = self._power_ratio / max(1, self.measured)
         return {"windows": self.count, "agreed": self.agreed if self.checks else None, "outcomes": dict(self.outcomes),
                 "distrusted": rows, "distrusted_samples": self.distrusted_samples,
                 "distrusted_samples_not_listed": self.unlisted,
+                "no_soi": absent, "no_soi_samples": self.absent_samples,
+                "no_soi_samples_not_listed": self.absent_unlisted,
                 "sir_db": -10 * math.log10(ratio) if ratio > 0 else None,
                 "calls_per_window": self.calls / count, "seconds": self.seconds,
                 "ms_per_window": 1e3 * self.seconds / count}
+
+
+def _append(stretches: list[dict], start: int, length: int) -> int:
+    """Add a stretch to a list, to the last one where it continues it; returns how many samples have no room there."""
+    last = stretches[-1] if stretches else None
+    if last is not None and last["start"] + last["samples"] == start:
+        last["samples"] += length
+    elif len(stretches) < MOST_STRETCHES:
+        stretches.append({"start": start, "samples": length})
+    else:
+        return length
+    return 0
 
 
 def versions(own: str) -> dict:
@@ -155,7 +179,7 @@ def warnings(report: dict) -> list[str]:
             found.append(f"the prior {prior['name']} is learned and may agree with signals it was not made for: "
                          "agreement does not show that it fits")
     measured, assumed = result["sir_db"], report["levels"]["sir_db"]
-    if measured is not None and abs(measured - assumed) > SIR_DRIFT_DB:
+    if measured is not None and math.isfinite(assumed) and abs(measured - assumed) > SIR_DRIFT_DB:
         found.append(f"the SIR measured in the windows, {measured:.1f} dB, differs by {abs(measured - assumed):.1f} dB "
                      f"from the assumed {assumed:.1f} dB: the priors may not fit")
     noise = report["levels"]["noise_relative_to_soi_db"]
@@ -188,13 +212,16 @@ def summary(report: dict) -> list[str]:
             lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
     if result["outcomes"].get("silent"):
         lines.append(f"{result['outcomes']['silent']} further windows are silent and passed through")
+    if result["outcomes"].get("no_interference"):
+        lines.append("no interference was heard: the SOI is the capture, untouched")
     lines += [f"warning: {text}" for text in report["warnings"]]
+    if result["no_soi"]:
+        share = result["no_soi_samples"] / max(1, capture["length"])
+        lines.append(f"no SOI in {percent(share)} of the capture, where it is given as zero and its bits mean nothing: "
+                     f"{listing(result['no_soi'], rate)}")
     if result["distrusted"]:
         share = result["distrusted_samples"] / max(1, capture["length"])
-        listed = [span(s["start"], s["samples"], rate) for s in result["distrusted"][:5]]
-        if len(result["distrusted"]) > 5:
-            listed.append(f"and {len(result['distrusted']) - 5} more in the report")
-        lines.append(f"distrust {percent(share)} of the capture: {', '.join(listed)}")
+        lines.append(f"distrust {percent(share)} of the capture: {listing(result['distrusted'], rate)}")
     quality = report["quality"]
     if quality["evm_after"] is not None:
         lines.append(f"EVM {percent(quality['evm_before'])} before, {percent(quality['evm_after'])} after")
@@ -212,6 +239,14 @@ def summary(report: dict) -> list[str]:
         lines.append(f"mean squared error {truth['mse_before_db']:.1f} dB before, {truth['mse_after_db']:.1f} dB "
                      "after, relative to the signal of interest")
     return lines
+
+
+def listing(stretches: Sequence[dict], rate: Optional[float]) -> str:
+    """The first stretches of a list for people."""
+    listed = [span(s["start"], s["samples"], rate) for s in stretches[:5]]
+    if len(stretches) > 5:
+        listed.append(f"and {len(stretches) - 5} more in the report")
+    return ", ".join(listed)
 
 
 def span(start: int, samples: int, rate: Optional[float]) -> str:

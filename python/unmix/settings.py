@@ -30,8 +30,9 @@ def check_settings(method: str = "auto", steps: Optional[int] = None, window: Op
             raise ValueError(f"{option(name)} {value} is impossible; it must be a whole number, {limits}")
     if not isinstance(method, str):
         raise ValueError(f"{option('method')} {method!r} is impossible; it must be a name")
-    if steps is not None and not takes_steps(method):
-        raise ValueError(f"{option('steps')} {steps} means nothing to the method {resolve_method(method)}, which takes "
+    chosen = resolve_method(method)
+    if steps is not None and not takes_steps(chosen):
+        raise ValueError(f"{option('steps')} {steps} means nothing to the method {chosen}, which takes "
                          f"no steps; leave it out or choose alpha-rgs or pnp-dr ({option('method')})")
     if sir_db is not None and (not isinstance(sir_db, (int, float, np.number)) or not abs(sir_db) <= 100):
         raise ValueError(f"{option('sir_db')} {sir_db} is impossible; it must be {automatic} or lie between -100 and "

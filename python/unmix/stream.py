@@ -8,7 +8,7 @@ from typing import Optional, Sequence, Union
 
 import numpy as np
 
-from . import trackers
+from . import presence, trackers
 from .captures.formats import ABSURD_MAGNITUDE
 from .estimators import Levels, LevelTracker
 from .priors import Prior, PriorError
@@ -20,6 +20,9 @@ from .windows import Plan, Window, default_overlap
 #: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
 PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found", "silent")
 
+#: Windows with less agreement are to be distrusted, and looked at whether the SOI pauses in them.
+TRUST = 0.9
+
 #: A window with less power than this share of the SOI's holds neither the SOI nor any interference: "silent".
 SILENT = 0.05
 
@@ -30,8 +33,10 @@ class WindowReport:
 
     start: its first kept sample; length: kept samples. sir_db: as re-estimated in the window. agreement: the share
     (0 .. 1) of kept symbols on which the sources' estimates explain the mixture. disagreement: what they leave
-    unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ..., or one of
-    PASSED. seconds: of computing.
+    unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ..., "no_soi" where
+    the interference alone explains all that is kept (the SOI is zero, the interference the mixture; no SIR),
+    "no_interference" where the levels have none (the SOI is the mixture), or one of PASSED. seconds: of computing.
+    absent: kept stretches without an SOI, (first sample, samples); agreement is that of the others.
     """
 
     number: int
@@ -43,6 +48,7 @@ class WindowReport:
     calls: int
     outcome: str
     seconds: float
+    absent: tuple[tuple[int, int], ...] = ()
 
     @property
     def separated(self) -> bool:
@@ -69,8 +75,10 @@ class StreamSeparator:
 
     push() takes samples and returns what is finished; finish() returns the rest. Every sample comes out exactly once,
     at its own place. Windows with samples that are not finite or beyond 1e18, for which no levels are found, or in
-    which a prior's own tracker does not find its signal, pass through, see PASSED. Raises ValueError (PriorError) at
-    construction for impossible arguments.
+    which a prior's own tracker does not find its signal, pass through, see PASSED. Where a separation does not agree,
+    the SOI may pause, see presence.pauses: there it is zero, and the (first) interference is the rest. Levels whose
+    interference is all zero say that there is none. Raises ValueError (PriorError) at construction for impossible
+    arguments.
     """
 
     def __init__(self, priors: Sequence[Prior], levels: Union[Levels, LevelTracker], method: str = "auto",
@@ -83,14 +91,20 @@ class StreamSeparator:
             raise ValueError(f"{steps} steps are impossible; at least 1 is needed")
         if batch < 1:
             raise ValueError(f"a batch of {batch} windows is impossible; at least 1 is needed")
+        if self.priors and self.priors[0].info["kind"] == "wifi":
+            raise PriorError(f"{self.priors[0].name} cannot be the SOI; it describes interference, and the SOI is a "
+                             "linear modulation such as rrc:qpsk,sync=auto or a prior file")
+        if any(p.info["kind"] == "wifi" for p in self.priors[:-1]):
+            raise PriorError("wifi: must be the last interference, and there can be only one; give it after the others")
         self.steps, self.seed, self.device, self.batch = steps, seed, device, batch
         self.cancel = cancel
         trained = {p.window for p in self.priors if p.window}
         if len(trained) > 1:
             raise PriorError(f"the priors were made for windows of different lengths: {sorted(trained)} samples")
         if window is not None and trained and window not in trained:
-            name = next(p.name for p in self.priors if p.window)
-            raise PriorError(f"the prior {name} was made for windows of {trained.pop()} samples, not {window}")
+            made = next(p for p in self.priors if p.window)
+            way = f"; give wifi:window={window} instead" if made.info["kind"] == "wifi" else ""
+            raise PriorError(f"the prior {made.name} was made for windows of {made.window} samples, not {window}{way}")
         self.fixed_window = bool(trained)
         length = window or (trained.pop() if trained else 2560)
         modulation = self.priors[0].modulation
@@ -209,6 +223,9 @@ class StreamSeparator:
                    for w, sound, quiet in zip(windows, whole, silent, strict=True)]
         ready = np.flatnonzero(whole & found) if levels is not None else np.zeros(0, int)
         done = len(windows)
+        if len(ready) and not levels.gains[1:].any():
+            self._pass_soi(ready, windows, sides, levels, sources, reports)
+            ready = ready[:0]
         if len(ready):
             separated = self._solve(ready, mixture, windows, sides, levels, progress)
             if self.cancel is not None and self.cancel.is_set():
@@ -217,12 +234,15 @@ class StreamSeparator:
                 if not done:
                     return None
             self._store(ready, separated, windows, levels, sources, reports)
+            if done == len(windows):
+                self._mind_pauses(ready, mixture, windows, sides, levels, sources, reports)
         better, ready = self._learn(exact[:done], sources[:, :done], reports[:done], sides, ready)
         if len(ready) and done == len(windows):
             separated = self._solve(ready, mixture, windows, better, levels,
                                     None if progress is None else lambda fraction, count: progress(1.0, count))
             if self.cancel is None or not self.cancel.is_set():  # else the first results do
                 self._store(ready, separated, windows, levels, sources, reports)
+                self._mind_pauses(ready, mixture, windows, better, levels, sources, reports)
                 self._learn(exact, sources, reports, better, ready)
 
         seconds = (time.monotonic() - began) / len(windows)
@@ -307,6 +327,9 @@ class StreamSeparator:
                 sound = np.where(np.abs(mixture) < ABSURD_MAGNITUDE, mixture, 0) / np.float32(gain)
                 sides[i] = prior.side_information(sound, [o for o in self.priors if o is not prior])
                 continue
+            if levels is not None and not levels.gains[i] > 0:  # not there, so that there is nothing to follow
+                sides[i] = np.zeros((len(windows), len(prior.info["side"])), np.float32)
+                continue
             if hasattr(tracker, "hear"):
                 tracker.hear([side for j, side in enumerate(sides) if j != i])
             sides[i] = np.asarray(tracker.side(samples, start, windows, levels), dtype=np.float32)
@@ -332,8 +355,11 @@ class StreamSeparator:
         return better, again
 
     def _store(self, ready: np.ndarray, separated: Separation, windows: list[Window], levels: Levels,
-               sources: np.ndarray, reports: list[WindowReport]) -> None:
-        """Write what came of the windows `ready` to sources [K, W, N], in the stream's units, and reports [W]."""
+               sources: np.ndarray, reports: list[WindowReport], off: Optional[dict[int, np.ndarray]] = None) -> None:
+        """Write what came of the windows `ready` to sources [K, W, N], in the stream's units, and reports [W].
+
+        off: by window, the samples bool [N] that do not count for its report.
+        """
         for row, i in enumerate(ready):
             if separated.outcomes[row] in (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)):
                 outcome = Outcome(int(separated.outcomes[row])).name.lower()
@@ -341,7 +367,61 @@ class StreamSeparator:
                 continue
             scale = (separated.gains[row] * levels.gains[0]).astype(np.float32)
             sources[:, i] = separated.sources[:, row] * scale[:, None]
-            reports[i] = self._report(windows[i], separated, row, levels)
+            reports[i] = self._report(windows[i], separated, row, levels, None if off is None else off[i])
+
+    def _pass_soi(self, ready: np.ndarray, windows: list[Window], sides: Optional[list[Optional[np.ndarray]]],
+                  levels: Levels, sources: np.ndarray, reports: list[WindowReport]) -> None:
+        """Report windows without interference, whose samples are the SOI: agreement is that with its prior."""
+        prior, scale = self.priors[0], np.float32(levels.gains[0])
+        mixture, noise = sources[0, ready] / scale, levels.noise_variance / levels.gains[0] ** 2
+        side = prior.side_information(mixture, self.priors[1:]) if sides is None or sides[0] is None else \
+            sides[0][ready]
+        level = 1 / (1 + max(presence.VARIANCE, 0.5 * noise))
+        estimate = prior.engine(self.device).denoise(
+            (mixture * np.float32(level**0.5)).astype(np.complex64), np.full(len(ready), level, np.float32), side)
+        count = mixture.shape[1] // self.block
+        error = np.square(np.abs(mixture - estimate))[:, :count * self.block].reshape(len(ready), count, -1).mean(2)
+        nothing = Separation(sources[:, ready], np.tile(np.eye(1, len(self.priors), dtype=np.float32), (len(ready), 1)),
+                             error, np.ones(len(ready), np.int32), np.full(len(ready), int(Outcome.AGREED)))
+        for row, i in enumerate(ready):
+            reports[i] = replace(self._report(windows[i], nothing, row, levels), outcome="no_interference")
+
+    def _mind_pauses(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
+                     sides: Optional[list[Optional[np.ndarray]]], levels: Levels, sources: np.ndarray,
+                     reports: list[WindowReport]) -> None:
+        """Look where the SOI pauses in those windows of `ready` that do not agree, and set sources and reports right.
+
+        A window in which it pauses for a part is separated again, with the first separation's SOI added there: then it
+        is what the priors expect, and the rest agrees.
+        """
+        doubted = np.array([i for i in ready if reports[i].separated and reports[i].agreement < TRUST], int)
+        if self.method == "matched-filter" or not len(doubted):
+            return
+        known = [None if s is None else s[doubted] for s in sides or [None] * len(self.priors)]
+        for k, prior in enumerate(self.priors):
+            if known[k] is None and prior.tracker is None:
+                known[k] = prior.side_information(mixture[doubted], [o for o in self.priors if o is not prior])
+        off = presence.pauses(mixture[doubted], sources[0, doubted], self.priors, known, levels.gains,
+                              levels.noise_variance, self.device)
+        kept = [slice(w.keep_from - w.start, w.keep_to - w.start) for w in windows]
+        whole = np.array([off[row, kept[i]].all() for row, i in enumerate(doubted)])
+        partly = np.flatnonzero(off.any(1) & ~whole)
+        if len(partly):
+            again = doubted[partly]
+            filled = mixture.copy()
+            filled[again] += np.where(off[partly], sources[0, again], 0)
+            separated = self._solve(again, filled, windows, sides, levels, None)
+            if self.cancel is None or not self.cancel.is_set():
+                self._store(again, separated, windows, levels, sources, reports,
+                            {i: off[row] for row, i in zip(partly, again, strict=True)})
+        for row, i in enumerate(doubted):
+            sources[0, i, off[row]] = 0
+            sources[1, i, off[row]] = (mixture[i] - sources[2:, i].sum(0))[off[row]]
+            absent = tuple((windows[i].keep_from + a, n) for a, n in presence.runs(off[row, kept[i]]))
+            reports[i] = replace(reports[i], absent=absent)
+            if whole[row]:
+                reports[i] = replace(reports[i], outcome="no_soi", agreement=1.0, sir_db=float("nan"),
+                                     disagreement=0.0)
 
     def _solve(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
                sides: Optional[list[Optional[np.ndarray]]], levels: Levels, progress: Optional[Progress]
@@ -357,14 +437,19 @@ class StreamSeparator:
             seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
         return separate(problem, self.method, self.steps)
 
-    def _report(self, window: Window, separated: Separation, row: int, levels: Levels) -> WindowReport:
+    def _report(self, window: Window, separated: Separation, row: int, levels: Levels,
+                off: Optional[np.ndarray] = None) -> WindowReport:
         begin, end = window.keep_from - window.start, window.keep_to - window.start
-        blocks = separated.disagreement[row, begin // self.block:max(begin // self.block + 1, end // self.block)]
+        first, last = begin // self.block, max(begin // self.block + 1, end // self.block)
+        blocks = separated.disagreement[row, first:last]
+        if off is not None:
+            counted = [not off[b * self.block:(b + 1) * self.block].any() for b in range(first, first + len(blocks))]
+            blocks = blocks[counted] if any(counted) else blocks
         noise = levels.noise_variance / levels.gains[0] ** 2
         threshold = agreement_threshold(AGREEMENT, float(np.median(blocks)), noise)
         gains = separated.gains[row]
         return WindowReport(
             window.number, window.keep_from, end - begin,
-            -10 * float(np.log10(float(np.sum(gains[1:] ** 2) / gains[0] ** 2))), float(np.mean(blocks < threshold)),
+            Levels(gains, 0.0).sir_db, float(np.mean(blocks < threshold)),
             float(np.mean(blocks)), int(separated.calls[row]), Outcome(int(separated.outcomes[row])).name.lower(),
             0.0)

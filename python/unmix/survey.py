@@ -76,8 +76,8 @@ def scan(capture: Capture, keep_on: Optional[Callable[[], bool]] = None) -> bool
         return True
     if capture.path.stat().st_size > SCAN_LIMIT_BYTES:
         return False
-    for start in range(0, capture.length, 1 << 20):
+    for start in range(0, capture.length, 1 << 18):
         if keep_on is not None and not keep_on():
             return False
-        capture.read(start, 1 << 20)
+        capture.read(start, 1 << 18)
     return True

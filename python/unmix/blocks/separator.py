@@ -13,7 +13,7 @@ from gnuradio import gr
 from .. import priors
 from ..estimators import Levels, LevelTracker
 from ..recording import DEFAULT_INTERFERENCE, DEFAULT_SOI
-from ..separators import CancelFlag, resolve_method
+from ..separators import CancelFlag, resolve_method, takes_steps
 from ..settings import check_settings, choose_device
 from ..stream import StreamSeparator, Stretch, WindowReport
 from ..unmix_gnuradio import input_done, items_available, output_done, read_done, stop_requested
@@ -218,7 +218,7 @@ class separator_cc(gr.basic_block):
             wanted = self._wanted
         stream = self._stream
         stream.method = resolve_method(wanted["method"])
-        stream.steps = None if stream.method == "matched-filter" else wanted["steps"]
+        stream.steps = wanted["steps"] if takes_steps(stream.method) else None
         if self._fixed is None:
             stream.levels.sir_db = wanted["sir_db"]
             stream.levels.memory = wanted["averaging"] * stream.plan.hop

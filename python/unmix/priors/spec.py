@@ -131,6 +131,9 @@ def _refuse_rest(values: dict[str, str], text: str, allowed: str) -> None:
 def _rrc(text: str, name: str, values: dict[str, str]) -> Prior:
     if values.get("sync") == "auto":
         return _rrc_sync(text, name, values)
+    if re.fullmatch(r"[+]?\d*\.\d+", values.get("sps", "")):
+        raise PriorError(f"sps={values['sps']} in '{text}' is not a whole number; any number from 2 on goes with "
+                         "sync=auto, which finds the timing as well")
     sps = _take(values, "sps", 16, int, text)
     rolloff = _take(values, "rolloff", 0.5, float, text)
     span = _take(values, "span", 8, int, text)
@@ -176,7 +179,7 @@ def _rrc_sync(text: str, name: str, values: dict[str, str]) -> Prior:
         "licence": "GPL-3.0-or-later", "version": VERSION})
 
     def tracker():
-        from ..soi_sync import SoiTracker
+        from ..soi_tracker import SoiTracker
         return SoiTracker(prior)
 
     prior.tracker = tracker

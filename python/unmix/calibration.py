@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The levels of a whole capture, before it is separated: of what is on the air while all of it is."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Optional
+
+import numpy as np
+
+from .captures import Capture
+from .estimators import Levels, estimate_levels
+from .presence import discerning, unexplained
+from .priors import Prior
+from .priors.gaussian import expected_spectrum
+from .stream import StreamSeparator
+from .survey import STRETCH, stretches, survey
+
+#: Samples within which a tracker must have measured its signal's spectrum, else the levels do without.
+LISTENED = 1 << 20
+#: Stretches of the capture that are searched for pauses of the SOI.
+SEARCHED = 32
+#: Share of the capture in which the SOI must pause before its level is taken from the rest alone.
+LEAST_PAUSE = 0.02
+#: Power that the interference's priors leave, relative to where it is large, with the SOI and without.
+WITH, WITHOUT = 0.3, 0.15
+#: Share of the power in which a spectrum may differ from that of SOI and white noise alone, if that explains a capture;
+#: a carrier offset of 5 % of the symbol rate makes up 0.1.
+MOST_MISFIT = 0.2
+#: Power of all interference below which there is none: relative to the SOI; or to the SOI and to the noise, both.
+NOTHING, NEXT_TO_NOTHING, BELOW_NOISE = 1e-3, 1e-2, 0.1
+BINS = 256
+
+
+class LevelsError(ValueError):
+    """The capture's spectrum does not show what it is said to hold; the message is one sentence."""
+
+
+def capture_levels(capture: Capture, priors: Sequence[Prior], sir_db: Optional[float],
+                   separator: Callable[[Levels], StreamSeparator]) -> Levels:
+    """Levels of a capture. separator: makes the stream separator for given levels, whose windows are used.
+
+    priors: K >= 2, the SOI first. sir_db: None estimates it. Where the SOI comes in bursts, its level is that of the
+    bursts. Gains of the interference are all zero where the SIR is to be estimated and none shows: where SOI and white
+    noise explain the capture's spectrum, or leave 30 dB less than the SOI. Raises LevelsError where the SOI or one of
+    several interferers does not show, CaptureError, PriorError.
+    """
+    density, power = survey(capture)
+    try:
+        rough = estimate_levels(density, power, priors, sir_db)
+    except ValueError as error:
+        alone = None if sir_db is not None else _soi_alone(density, power, priors)
+        if alone is None:
+            raise LevelsError(str(error)) from error
+        return alone
+    if not (np.all(np.isfinite(rough.gains)) and np.all(rough.gains > 0)):
+        missing = ", ".join(p.name for p, g in zip(priors, rough.gains, strict=True) if not g > 0)
+        at = "" if sir_db is None else f" at an SIR of {sir_db:g} dB"
+        raise LevelsError(f"the spectrum of {capture.path} shows nothing of {missing or 'the signals'}{at}; give other "
+                          "priors (--soi, --interference) or another SIR (--sir-db)")
+    if sir_db is None and _negligible(rough):
+        return _without(rough)
+    stream = separator(rough)
+    psd = None
+    if any(hasattr(t, "psd") for t in stream.trackers):
+        psd = stream.listen(capture.read(0, min(capture.length, LISTENED)), rough)
+    levels = rough if psd is None else _fitted(density, power, priors, sir_db, psd) or rough
+    while_on = _density_of_bursts(capture, stream, levels)
+    if while_on is None:
+        return levels
+    return _fitted(while_on, float(while_on.mean()), priors, sir_db, psd) or levels
+
+
+def _negligible(levels: Levels) -> bool:
+    """Whether what the spectrum's fit gives the interference is an error of the fit, or as good as one."""
+    soi, rest = float(levels.gains[0] ** 2), float(np.sum(levels.gains[1:] ** 2))
+    return rest < NOTHING * soi or (rest < NEXT_TO_NOTHING * soi and rest < BELOW_NOISE * levels.noise_variance)
+
+
+def _without(levels: Levels) -> Levels:
+    return Levels(np.append(levels.gains[:1], np.zeros(len(levels.gains) - 1)), levels.noise_variance)
+
+
+def _soi_alone(density: np.ndarray, power: float, priors: Sequence[Prior]) -> Optional[Levels]:
+    """Levels without interference where SOI and white noise explain the spectrum, else None."""
+    try:
+        levels = estimate_levels(density, power, priors[:1])
+    except ValueError:
+        return None
+    shape = expected_spectrum(priors[0].psd(4 * len(density)), len(density))
+    fit = levels.gains[0] ** 2 * shape + levels.noise_variance
+    if np.sum(np.abs(density - fit)) > MOST_MISFIT * np.sum(density):
+        return None
+    return Levels(np.append(levels.gains, np.zeros(len(priors) - 1)), levels.noise_variance)
+
+
+def _fitted(density: np.ndarray, power: float, priors: Sequence[Prior], sir_db: Optional[float],
+            psd: Optional[Callable]) -> Optional[Levels]:
+    """Levels by a spectrum, None where it does not show one of the signals."""
+    try:
+        levels = estimate_levels(density, power, priors, sir_db, psd)
+    except ValueError:
+        return None
+    return levels if np.all(np.isfinite(levels.gains)) and np.all(levels.gains > 0) else None
+
+
+def _density_of_bursts(capture: Capture, stream: StreamSeparator, levels: Levels) -> Optional[np.ndarray]:
+    """Density of those parts of the capture where the SOI is on, as survey() gives it; None where it hardly pauses.
+
+    Priors that explain any mixture, Gaussian and learned ones, do not tell.
+    """
+    if not discerning(stream.priors[1:]):
+        return None
+    hop = BINS // 2
+    taper = np.hanning(BINS + 1)[:BINS]
+    sums: dict[int, np.ndarray] = {}  # by the power that is left in a frame, dB: the sum of such frames' spectra
+    counts: Counter = Counter()
+    for start, count in stretches(capture.length, STRETCH // 4, SEARCHED):
+        samples = capture.read(start, count)
+        if len(samples) < stream.plan.window:
+            continue
+        left = unexplained(samples, stream.plan, stream.priors, levels)
+        least = np.lib.stride_tricks.sliding_window_view(left, BINS)[::hop].min(1)
+        spectra = np.square(np.abs(np.fft.fft(np.lib.stride_tricks.sliding_window_view(samples, BINS)[::hop] * taper)))
+        classes = np.round(10 * np.log10(np.maximum(least, 1e-30))).astype(int)
+        for decibel in np.unique(classes).tolist():
+            sums[decibel] = sums.get(decibel, 0) + spectra[classes == decibel].sum(0) / np.sum(taper**2)
+            counts[decibel] += int(np.sum(classes == decibel))
+    if not counts:
+        return None
+    values = np.array(sorted(counts))
+    share = np.cumsum([counts[v] for v in values.tolist()]) / counts.total()
+    large = 10 ** (0.1 * values[np.searchsorted(share, 0.97)])
+    pausing = sum(counts[v] for v in counts if 10 ** (0.1 * v) < WITHOUT * large)
+    on = [v for v in counts if 10 ** (0.1 * v) > WITH * large]
+    number = sum(counts[v] for v in on)
+    if pausing < LEAST_PAUSE * counts.total() or number < 16:
+        return None
+    return sum(sums[v] for v in on) / number

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the signal of interest (SOI) pauses: what the interference's priors alone explain of the mixture says so."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+import scipy.ndimage
+
+from . import trackers
+from .captures.formats import ABSURD_MAGNITUDE
+from .priors import Prior, PriorError
+from .separators import Problem, separate
+from .windows import Plan
+
+if TYPE_CHECKING:
+    from .estimators import Levels
+
+#: Denoising variance of the interference: its symbols are decided, and an SOI of any use remains.
+VARIANCE = 0.03
+#: Symbols of the SOI over which power is averaged: three OFDM symbols of 802.11 at 16 samples per symbol.
+SMOOTH = 16
+#: Share of what an SOI would leave below which there is none. Where it pauses 0.001 to 0.1 of its power remain, where
+#: it does not 0.55 to 0.95 (simulated OFDM and recordings of 802.11 up to 64QAM, SIR -15 to -3 dB).
+LEAST = 0.25
+
+
+def rest(mixture: np.ndarray, priors: Sequence[Prior], sides: Sequence[Optional[np.ndarray]], gains: np.ndarray,
+         noise_variance: float, device: str = "cpu") -> np.ndarray:
+    """What the interference alone leaves of the mixture, complex64 [W, N].
+
+    mixture: complex64 [W, N]. priors, sides, gains: of the interferers (K - 1 >= 1), side information float32 [W, P] or
+    None, amplitudes in the mixture's units. noise_variance: of complex noise.
+    """
+    if len(priors) == 1:
+        variance = max(VARIANCE, 0.5 * noise_variance / float(gains[0]) ** 2)
+        level = 1 / (1 + variance)
+        noisy = (mixture * np.float32(level**0.5 / gains[0])).astype(np.complex64)
+        side = sides[0]
+        if side is None:
+            side = priors[0].side_information(mixture, [])
+        estimate = priors[0].engine(device).denoise(noisy, np.full(len(noisy), level, np.float32), side)
+        return mixture - np.float32(gains[0]) * estimate
+    scale = float(gains[0])
+    problem = Problem(mixture / np.float32(scale), priors, np.asarray(gains) / scale, noise_variance / scale**2,
+                      side=list(sides), device=device)
+    found = separate(problem, "pnp-dr", 20)
+    return mixture - np.float32(scale) * np.sum(found.sources * found.gains.T[:, :, None], 0)
+
+
+def power_in_band(waves: np.ndarray, prior: Prior) -> np.ndarray:
+    """Power of waves complex64 [W, N] in a prior's band, averaged over SMOOTH symbols, float [W, N]."""
+    count = waves.shape[1]
+    try:
+        density = prior.psd(1024)
+    except PriorError:  # nothing is known of its band
+        density = np.ones(1024)
+    inside = np.interp(np.arange(count) * (1024 / count), np.arange(1025), np.append(density, density[0]))
+    inside = inside > 0.01 * density.max()
+    wave = np.fft.ifft(np.fft.fft(waves, axis=1) * inside, axis=1)
+    return scipy.ndimage.uniform_filter1d(np.square(np.abs(wave)), smoothing(prior), axis=1, mode="nearest")
+
+
+def smoothing(prior: Prior) -> int:
+    """Samples over which power_in_band averages."""
+    modulation = prior.modulation
+    return max(1, round(SMOOTH * float(modulation["samples_per_symbol"] if modulation else 16)))
+
+
+def pauses(mixture: np.ndarray, soi: np.ndarray, priors: Sequence[Prior], sides: Sequence[Optional[np.ndarray]],
+           gains: np.ndarray, noise_variance: float, device: str = "cpu") -> np.ndarray:
+    """Where the SOI pauses in windows of which a separation does not agree, bool [W, N].
+
+    mixture: complex64 [W, N]. soi: the separation's estimate in the same units, which has the SOI's form even where
+    there is none. priors, sides, gains: of all sources, the SOI first.
+
+    A window's mixture and what it would be with an SOI (the interference found in it, and `soi`) go through the
+    interference's priors alone. Where the first leaves less than LEAST of what the second leaves, there is no SOI.
+    A prior that explains much leaves little of the second as well. With priors that are not `discerning` nothing is
+    claimed.
+    """
+    if not discerning(priors[1:]):
+        return np.zeros(mixture.shape, bool)
+    others = (priors[1:], sides[1:], np.asarray(gains)[1:], noise_variance, device)
+    left = rest(mixture, *others)
+    rms = np.sqrt(np.mean(np.square(np.abs(soi)), axis=1, keepdims=True))
+    likely = soi * (np.float32(gains[0]) / np.maximum(rms, 1e-30))  # few steps may leave it far from its level
+    expected = rest(mixture - left + likely, *others)
+    margin = min(mixture.shape[1] // 20, 128)  # the interference's symbols are cut there
+    inner = slice(margin, mixture.shape[1] - margin)
+    usual = power_in_band(expected, priors[0])[:, inner].mean(1, keepdims=True)
+    return pauses_of(power_in_band(left, priors[0]) < LEAST * usual, smoothing(priors[0]))
+
+
+def pauses_of(weak: np.ndarray, smooth: int) -> np.ndarray:
+    """Pauses bool [W, N] where power averaged over `smooth` samples is less than LEAST of its usual value, bool [W, N].
+
+    Power falls that low once LEAST of the average lies in the pause's surroundings, so pauses are longer by that on
+    either side, less a symbol; those of less than half an average are taken for chance.
+    """
+    long_enough = scipy.ndimage.binary_opening(
+        np.pad(weak, ((0, 0), (smooth, smooth)), "edge"), np.ones((1, max(1, smooth // 2)), bool))
+    more = max(0, round(smooth * (LEAST - 1 / SMOOTH)))
+    return scipy.ndimage.binary_dilation(long_enough, np.ones((1, 2 * more + 1), bool))[:, smooth:-smooth]
+
+
+def discerning(priors: Sequence[Prior]) -> bool:
+    """Whether the interference's priors leave an SOI that is there; Gaussian and learned ones may explain it too."""
+    return not any(p.learned or p.info["kind"] == "gaussian" for p in priors)
+
+
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """(first, length) of each run of true values in bool [n]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels: "Levels") -> np.ndarray:
+    """Power in the SOI's band of what the interference alone leaves of a stretch of samples complex64 [n], float [n].
+
+    priors: of all sources, the SOI first; the others' trackers are made anew. Broken samples count as zero.
+    """
+    windows = list(plan.windows(len(samples)))
+    held = np.zeros(windows[-1].start + plan.window, np.complex64)
+    held[:len(samples)] = np.where(np.abs(samples) < ABSURD_MAGNITUDE, samples, 0)
+    mixture = np.stack([held[w.start:w.start + w.length] for w in windows])
+    sides = []
+    for prior, tracker in zip(priors, trackers.make(priors), strict=True):
+        others = [o for o in priors if o is not prior]
+        if prior is priors[0]:
+            sides.append(None)  # not asked for
+        elif tracker is None:
+            sides.append(prior.side_information(mixture / np.float32(levels.gains[0]), others))
+        else:
+            sides.append(np.asarray(tracker.side(held, 0, windows, levels), np.float32))
+    left = power_in_band(rest(mixture, priors[1:], sides[1:], levels.gains[1:], levels.noise_variance), priors[0])
+    return np.concatenate([row[w.keep_from - w.start:w.keep_to - w.start]
+                           for row, w in zip(left, windows, strict=True)])
