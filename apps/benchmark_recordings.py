@@ -9,6 +9,8 @@ random linear modulation of known timing; the sum is separated as one stream. Th
 in benchmark.py. Interior symbols are those whose pulse lies wholly in the data of one packet, as the recording on its
 own shows them; all others (training and signal fields, idle time, a packet's first and last data symbols) are borders.
 
+--method, --steps and --start choose the separator; alpha-rgs without --steps takes 20,000 of them, which is hours.
+
 With --blind the SOI has a random timing, phase, carrier offset (up to 5 % of the symbol rate) and symbol rate (up to
 100 ppm off), and the capture is separated as by separate_file.py, which is told none of it, nor any level. The bits
 that it writes are turned and shifted by whole symbols to where they fit best; symbols that it does not decide are
@@ -16,6 +18,7 @@ that it writes are turned and shifted by whole symbols to where they fit best; s
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -29,6 +32,7 @@ from gnuradio.unmix import __version__, captures, priors, separators, signals, s
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.recording import RecordingError, Settings, separate_recording
+from gnuradio.unmix.separators.alpha_rgs import STARTS
 from gnuradio.unmix.wifi.measure import Measurement
 from gnuradio.unmix.wifi.packets import Ear, find
 from impairments import RECEIVER, fit
@@ -46,6 +50,8 @@ def arguments(argv):
     parser.add_argument("--sir-db", type=float, nargs="+", default=[-15, -9, -3])
     parser.add_argument("--snr-db", type=float, default=math.inf, help="white noise below the SOI (default: none)")
     parser.add_argument("--method", default="auto", help="see separate_file.py (default %(default)s)")
+    parser.add_argument("--steps", type=int, help="largest number of calls of each prior (default: the method's)")
+    parser.add_argument("--start", choices=STARTS, help="where alpha-rgs begins (default: matched-filter)")
     parser.add_argument("--repeats", type=int, default=4, help="SOIs for each recording (default %(default)s)")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--blind", action="store_true", help="tell the separation nothing but --soi and --interference")
@@ -55,8 +61,13 @@ def arguments(argv):
     parser.add_argument("--json", metavar="FILE", help="write the rows here too")
     args = parser.parse_args(argv)
     args.soi = args.soi or "rrc:qpsk,sps=16,rolloff=0.5,span=8" + ",sync=auto" * args.blind
-    if args.repeats < 1:
-        raise ValueError("--repeats must be at least 1")
+    args.method = separators.resolve_method(args.method)
+    if args.repeats < 1 or (args.steps is not None and args.steps < 1):
+        raise ValueError("--repeats and --steps must be at least 1")
+    if args.steps is not None and not separators.takes_steps(args.method):
+        raise ValueError(f"the method {args.method} takes no --steps")
+    if args.start and args.method != "alpha-rgs":
+        raise ValueError("--start needs --method alpha-rgs")
     if args.front_end and not args.blind:
         raise ValueError("--front-end needs --blind: its faults are found in the capture")
     return args
@@ -79,7 +90,7 @@ def interior(wave, centre, half):
 def separated(mixture, args, gains, noise):
     """The SOI's estimate [n], and the mean calls."""
     separator = stream.StreamSeparator([priors.parse(args.soi), priors.parse(args.interference)], Levels(gains, noise),
-                                       method=args.method)
+                                       method=args.method, steps=args.steps)
     stretches = [s for s in (separator.push(mixture), separator.finish()) if s is not None]
     calls = [r.calls for s in stretches for r in s.reports]
     return np.concatenate([s.sources[0] for s in stretches]), float(np.mean(calls))
@@ -109,7 +120,8 @@ def measure(path, args, soi):
             filtered.append((soi.bits(mixture[None], place) != bits)[0])
             calls.append(used)
         row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if noise else "inf",
-               "interference": args.interference, "calls": float(np.mean(calls)),
+               "interference": args.interference, "method": args.method, "steps_limit": args.steps,
+               "start": args.start, "calls": float(np.mean(calls)),
                "seconds": (time.monotonic() - began) / args.repeats, "missing": 0}
         yield row | counted([mask] * args.repeats, wrong, filtered)
 
@@ -130,7 +142,8 @@ def measure_blind(path, args):
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(blind(path, args, sir_db, args.seed + repeat, Path(folder)))
         row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if args.snr_db < math.inf else
-               "inf", "interference": args.interference, "blind": True, "front_end": args.front_end,
+               "inf", "interference": args.interference, "method": args.method, "steps_limit": args.steps,
+               "start": args.start, "blind": True, "front_end": args.front_end,
                "calls": float(np.mean([r["calls"] for r in rows])),
                "seconds": (time.monotonic() - began) / args.repeats, "missing": sum(r["missing"] for r in rows),
                "amplitudes": [r["amplitudes"] for r in rows]}
@@ -151,7 +164,7 @@ def blind(path, args, sir_db, seed, folder):
     capture = simulation.SimulatedCapture(p)
     soi, half = capture.soi, math.ceil(p.span / 2 * p.sps)
     settings = Settings(str(folder / "capture.sigmf-meta"), args.soi, (args.interference,), args.method,
-                        output=str(folder / "out"))
+                        steps=args.steps, output=str(folder / "out"))
     bits = soi.bits(0, capture.symbols).reshape(-1)
     centre = np.floor(soi.timing + np.arange(capture.symbols) * soi.sps).astype(int)
     mask = interior(capture.interference[0].read(0, capture.length), centre, half)
@@ -190,7 +203,8 @@ def line(row):
 def main(argv=None):
     try:
         args = arguments(argv)
-        args.method = separators.resolve_method(args.method)
+        if args.start:  # a method is run by its name with its default options: here these are others
+            separators.METHODS["alpha-rgs"] = functools.partial(separators.alpha_rgs, start=args.start)
         soi, rows = None if args.blind else SoiSignal(args.soi), []
         print("| recording | SIR dB | BER | matched filter | interior | matched filter | borders | matched filter | "
               "missing | calls | seconds |\n" + "|---" * 11 + "|")

@@ -42,6 +42,18 @@ class Gaussian(nn.Module):
         return torch.stack([wave.real, wave.imag], 1)
 
 
+def autocorrelation(psd: np.ndarray, samples: int) -> np.ndarray:
+    """E[b(n + d) b*(n)] for d = 0 .. samples - 1 of a density in FFT order, complex128 [samples]; d = 0 gives 1.
+
+    The density is interpolated linearly, as by Gaussian.density. Unlike there the window is not periodic.
+    """
+    bins = 4 * samples
+    psd = np.asarray(psd, dtype=np.float64)
+    place = np.arange(bins) * (len(psd) / bins)
+    lags = np.fft.ifft(np.interp(place, np.arange(len(psd) + 1), np.append(psd, psd[0])))[:samples]
+    return lags / lags[0].real
+
+
 def _taper(bins: int) -> np.ndarray:
     return np.hanning(bins + 1)[:bins]
 

@@ -40,6 +40,23 @@ def taps(sps: int, rolloff: float, span: int) -> np.ndarray:
     return pulse * math.sqrt(sps / np.sum(pulse**2))
 
 
+def modulation_matrix(samples: int, centres: np.ndarray, sps: float, rolloff: float, span: int) -> np.ndarray:
+    """Pulses of symbols at `centres` (samples, [S], any place), float64 [samples, S].
+
+    A wave of unit power is its product with symbols of unit power. Other arguments as Rrc's, sps any number.
+    """
+    grid = torch.arange(-math.ceil(span * sps), math.ceil(span * sps) + 1, dtype=torch.float64) / sps
+    level = math.sqrt(sps / float(pulse_at(grid, rolloff, span).square().sum()))
+    time = (torch.arange(samples, dtype=torch.float64)[:, None] - torch.as_tensor(centres, dtype=torch.float64)) / sps
+    return pulse_at(time, rolloff, span).numpy() * level
+
+
+def autocorrelation(sps: int, rolloff: float, span: int) -> np.ndarray:
+    """E[s(n + d) s*(n)] for d = 0 .. span * sps of independent symbols at an unknown time, float64 [span * sps + 1]."""
+    pulse = taps(sps, rolloff, span)
+    return np.correlate(pulse, pulse, "full")[len(pulse) - 1:] / sps
+
+
 class Rrc(nn.Module):
     """E[s | x] for x = sqrt(abar) s + sqrt(1 - abar) z, s = sum_k a_k h(n - first - k sps) of unit power.
 

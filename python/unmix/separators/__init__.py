@@ -5,15 +5,36 @@ import inspect
 from typing import Optional
 
 from .alpha_rgs import alpha_rgs
+from .basis import basis, basis_alpha, basis_hard
+from .best_of import best_of
 from .common import CancelFlag, Outcome, Problem, Progress, Separation, first_estimates
+from .guided import guided_analytical, guided_dps, guided_dsg, guided_hybrid
+from .lmmse import lmmse, lmmse_cyclic
 from .matched_filter import matched_filter
 from .pnp_dr import AGREEMENT, pnp_dr
+from .reverse_diffusion import reverse_diffusion
+from .zero_forcing import zero_forcing
 
-__all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "alpha_rgs",
-           "first_estimates", "matched_filter", "pnp_dr", "resolve_method", "separate", "takes_steps"]
+__all__ = ["AGREEMENT", "METHODS", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "best_of",
+           "first_estimates", "resolve_method", "separate", "takes_steps"]
 
 #: Methods by the name that users type. "auto" is the one that measures best for the priors at hand.
-METHODS = {"alpha-rgs": alpha_rgs, "matched-filter": matched_filter, "pnp-dr": pnp_dr}
+METHODS = {
+    "alpha-rgs": alpha_rgs,
+    "basis": basis,
+    "basis-alpha": basis_alpha,
+    "basis-hard": basis_hard,
+    "guided-analytical": guided_analytical,
+    "guided-dps": guided_dps,
+    "guided-dsg": guided_dsg,
+    "guided-hybrid": guided_hybrid,
+    "lmmse": lmmse,
+    "lmmse-cyclic": lmmse_cyclic,
+    "matched-filter": matched_filter,
+    "pnp-dr": pnp_dr,
+    "reverse-diffusion": reverse_diffusion,
+    "zero-forcing": zero_forcing,
+}
 
 
 def resolve_method(name: str) -> str:

@@ -5,19 +5,32 @@ from typing import Optional, Sequence
 
 from .. import unmix_python
 from .common import Problem, Separation, first_estimates
+from .lmmse import lmmse, lmmse_cyclic
+
+#: First estimates by name: of the sources, complex64 [K, W, N].
+STARTS = {"matched-filter": first_estimates, "lmmse": lambda problem: lmmse(problem).sources,
+          "lmmse-cyclic": lambda problem: lmmse_cyclic(problem).sources}
+
+#: The cap that suits a linear estimate as the start: uncapped steps (rate times weight reaches 8) leave it again.
+WEIGHT_CAP = 0.3
 
 
 def alpha_rgs(problem: Problem, steps: Optional[int] = None, omega: Optional[Sequence[float]] = None,
-              rate_max: float = 5e-3, rate_min: float = 1e-6, level_max_last: int = 49, weight_cap: float = 0.0
-              ) -> Separation:
-    """Run the engine's alpha-RGS from the matched filter's solution; defaults as in the paper.
+              rate_max: float = 5e-3, rate_min: float = 1e-6, level_max_last: int = 49,
+              weight_cap: Optional[float] = None, start: str = "matched-filter") -> Separation:
+    """Run the engine's alpha-RGS; defaults as in the paper.
 
     steps: N >= 1 (default 20,000). omega: weight of each source's term, K values (default kappa^2 each, that is
     gains^2). rate_max, rate_min: learning rate, cosine-annealed. level_max_last: the largest noise level moves from 49
-    to this; 3 halves the errors of short runs. weight_cap: > 0 limits a step's pull, for good first estimates.
-    Raises ValueError for values out of range.
+    to this; 3 halves the errors of short runs. weight_cap: > 0 limits a step's pull (rate times weight), 0 does not
+    (default: 0 with the matched filter's start, WEIGHT_CAP with the others). start: where the sources begin, a name
+    from STARTS. Raises ValueError for values out of range, PriorError for priors that the start cannot use.
     """
-    positional, common = problem.engine_arguments(first_estimates(problem))
+    if start not in STARTS:
+        raise ValueError(f"unknown start '{start}'; allowed are {', '.join(STARTS)}")
+    if weight_cap is None:
+        weight_cap = 0.0 if start == "matched-filter" else WEIGHT_CAP
+    positional, common = problem.engine_arguments(STARTS[start](problem))
     result = unmix_python.alpha_rgs(
         *positional, **common, steps=20000 if steps is None else steps, rate_max=rate_max, rate_min=rate_min,
         omega=[] if omega is None else list(omega), level_max_last=level_max_last, weight_cap=weight_cap)

@@ -92,7 +92,7 @@ class Problem:
     def denoise(self, k: int, x: np.ndarray, alpha_bar: np.ndarray | float) -> np.ndarray:
         """Posterior means of source k, complex64 [W, N], from x = sqrt(abar) x_k + sqrt(1 - abar) z, alpha_bar [W]."""
         levels = np.ascontiguousarray(np.broadcast_to(alpha_bar, len(x)), dtype=np.float32)
-        return self.priors[k].engine(self.device).denoise(x.astype(np.complex64), levels, self.side[k])
+        return self.priors[k].engine(self.device).denoise(np.asarray(x, dtype=np.complex64), levels, self.side[k])
 
     def posterior_mean(self, k: int, x: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
         """The same as denoise(), differentiable in x: tensors [W, 2, N] float32 and [W], on the problem's device."""
