@@ -3,29 +3,52 @@
 """Bit error rate, mean squared error and time of separation methods on simulated mixtures (or mixtures made elsewhere).
 
 What is mixed is apart from what the priors believe: --soi-signal and --interference-signal; without them it is what
-the priors describe: a closed form itself, a learned prior's entry `simulation`, or its modulation.
+the priors describe: a closed form itself, a learned prior's entry `simulation`, or its modulation. At each point all
+methods get the same mixtures.
 
 Two protocols. isolated: the paper's, windows on their own whose ends count. stream: one long signal, cut into
 overlapping windows, of which the interiors are joined. Both take the SIR and the noise level as known, as the paper.
 """
 
 import argparse
-import json
+import inspect
 import math
-import os
-import re
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
-import scipy.stats
-from benchmark_signals import OfdmSignal, RecordedSignal, SoiSignal
+from benchmark_plots import paper_case, plot
+from benchmark_rows import (
+    fingerprint,
+    finite_or_text,
+    interval,
+    load_rows,
+    mean_squared_error,
+    save,
+    summary,
+    table,
+)
+from benchmark_signals import (
+    OfdmSignal,
+    RecordedSignal,
+    SoiSignal,
+    closed_form,
+    find_signals,
+    generate,
+    load_mixtures,
+    timing_is_free,
+)
 from gnuradio.unmix import priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.settings import choose_device
 from tqdm import tqdm
+
+__all__ = ["OfdmSignal", "RecordedSignal", "SoiSignal", "closed_form", "cons", "generate", "interval", "main",
+           "timing_is_free"]
 
 
 def arguments(argv):
@@ -49,17 +72,30 @@ def arguments(argv):
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--window", type=int, default=2560, help="samples")
     parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated")
-    parser.add_argument("--steps", type=int, help="largest number of calls of each prior (default: the method's)")
+    parser.add_argument("--streams", type=int, default=1, metavar="N",
+                        help="stream: divide the windows among N streams, as short recordings need")
+    parser.add_argument("--steps", metavar="N|METHOD=N,...",
+                        help="largest number of calls of each prior, for all methods that take steps, for some, or "
+                             "both, such as 2000,basis=5000 (default: each method's own)")
+    parser.add_argument("--omega", type=float, nargs="+", metavar="FACTOR",
+                        help="omega / kappa^2, the weight of the interference's term, for methods that take one; each "
+                             "factor gives rows of its own (default: the method's)")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE",
-                        help="write the rows here; rows that it already has are kept, not redone")
-    parser.add_argument("--plots", metavar="DIR", help="draw BER against SIR here")
+                        help="write the rows here, each when it is done; rows that it already has are kept, not redone "
+                             "(with the code of another day they may differ: take a new file then)")
+    parser.add_argument("--table", metavar="FILE|-", default="-",
+                        help="Markdown: to standard output a line for each row, to a file tables of BER, MSE and time "
+                             "against SIR, beside the paper's (default -)")
+    parser.add_argument("--plots", metavar="DIR",
+                        help="draw BER and MSE against SIR here, one picture for each interference and SNR, with the "
+                             "paper's curves where the case is the paper's")
     parser.add_argument("--mixtures", metavar="FILE.npz",
                         help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
     args = parser.parse_args(argv)
-    args.methods = [separators.resolve_method(m) for m in args.methods.split(",")]
+    args.methods = list(dict.fromkeys(separators.resolve_method(m) for m in args.methods.split(",")))
     if args.mixtures and (args.interference_signal or args.recording_part or args.soi_timing == "random"):
         raise ValueError("--mixtures are made already; leave out --interference-signal, --recording-part and "
                          "--soi-timing")
@@ -69,137 +105,168 @@ def arguments(argv):
         args.snr_db = [float(s) for s in args.snr_db]
     except ValueError:
         raise ValueError(f"--snr-db must be numbers of dB or inf, not {' '.join(args.snr_db)}") from None
-    if args.steps is not None and args.methods == ["matched-filter"]:
-        raise ValueError("the method matched-filter takes no --steps")
-    for option in ("json", "plots"):
+    args.steps = steps_of(args.steps, args.methods)
+    if args.omega is not None:
+        if args.protocol != "isolated":
+            raise ValueError("--omega needs isolated windows; leave out --protocol stream")
+        if not all(math.isfinite(f) and f > 0 for f in args.omega):
+            raise ValueError("--omega must be finite and above 0")
+        if not any(map(takes_omega, args.methods)):
+            raise ValueError(f"none of the methods {', '.join(args.methods)} takes --omega")
+    for option in ("json", "plots", "table"):
         path = getattr(args, option)
         if path and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"the folder of --{option} {path} does not exist")
-    if args.windows < 1 or args.batch < 1 or args.window < 1 or (args.steps is not None and args.steps < 1):
-        raise ValueError("--windows, --window, --batch and --steps must be at least 1")
+    if args.windows < 1 or args.batch < 1 or args.window < 1:
+        raise ValueError("--windows, --window and --batch must be at least 1")
+    if args.streams != 1 and (args.protocol == "isolated" or not 1 <= args.streams <= args.windows):
+        raise ValueError("--streams divides the windows of --protocol stream; allowed are 1 to --windows")
     if not all(math.isfinite(s) for s in args.sir_db) or any(math.isnan(s) for s in args.snr_db):
         raise ValueError("--sir-db must be finite, --snr-db finite or inf")
     return args
 
 
-def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
-    """95 % interval of the bit error rate whose errors come in clusters: one count per window, [W].
-
-    Clopper-Pearson with the number of bits divided by the design effect, the factor by which the windows' error counts
-    scatter more than independent errors would.
-    """
-    bits = errors.size * bits_per_window
-    rate = errors.sum() / bits
-    effect = 1.0
-    if errors.size > 1 and 0 < rate < 1:
-        scatter = np.sum((errors - rate * bits_per_window) ** 2) * errors.size / (errors.size - 1) / bits**2
-        effect = max(1.0, scatter / (rate * (1 - rate) / bits))
-    n, k = bits / effect, rate * bits / effect
-    low = scipy.stats.beta.ppf(0.025, k, n - k + 1) if k > 0 else 0.0
-    high = scipy.stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
-    return [float(low), float(high)]
-
-
-def closed_form(prior, spec):
-    """Specification of what a prior describes: itself, its `simulation`, or its modulation; None where it says nothing.
-
-    spec: the text that gave the prior.
-    """
-    if prior.module is not None:
-        return spec if prior.info["kind"] in ("rrc", "cp-ofdm") else None
-    simulation, shape = prior.info.get("simulation"), prior.modulation
-    if simulation is not None:
-        if not isinstance(simulation, str) or not re.match("(rrc|cp-ofdm):", simulation):
-            raise ValueError(f"the entry simulation of {prior.name} must be a closed form, rrc:... or cp-ofdm:...")
-        return simulation
-    if shape is None:
-        return None
-    first = "" if shape["first"] == shape["samples_per_symbol"] // 2 else f",first={shape['first']:g}"
-    return (f"rrc:{shape['constellation']},sps={shape['samples_per_symbol']:g},rolloff={shape['rolloff']:g},"
-            f"span={shape['span']:g}{first}")
+def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]]:
+    """Steps of each method, None for its default, from text such as "2000,basis=5000". Raises ValueError."""
+    steps = dict.fromkeys(methods)
+    if text is None:
+        return steps
+    own = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().rpartition("=")
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"--steps must be at least 1, such as 2000 or 2000,alpha-rgs=20000, not {text}")
+        if equals and name not in methods:
+            raise ValueError(f"--steps names the method {name}, which is not among {', '.join(methods)}")
+        if name in own:
+            raise ValueError(f"--steps {text} says twice how many")
+        own[name] = int(number)
+    for name in methods:
+        if separators.takes_steps(name):
+            steps[name] = own.get(name, own.get(""))
+        elif name in own or len(methods) == 1:
+            raise ValueError(f"the method {name} takes no --steps")
+    return steps
 
 
-def interference_signal(names, part=None):
-    """The signal that --interference-signal and --recording-part name."""
-    if len(names) == 1 and names[0].startswith("cp-ofdm:"):
-        if part is not None:
-            raise ValueError("--recording-part needs recordings as --interference-signal")
-        return OfdmSignal(names[0])
-    for name in names:
-        if re.match("[a-z-]+:", name):
-            raise ValueError(f"--interference-signal {name} cannot be simulated; allowed are one cp-ofdm:..., or "
-                             "recordings")
-    return RecordedSignal(names, part or "all")
+def takes_omega(method: str) -> bool:
+    """Whether a method weighs the sources' terms, as alpha-RGS does."""
+    return "omega" in inspect.signature(separators.METHODS[method]).parameters
 
 
-def timing_is_free(prior):
-    """Whether a prior knows neither timing nor phase of its signal."""
-    if prior.info["kind"] == "gaussian":
+@dataclass(frozen=True)
+class Job:
+    """One row to measure. omega: factor of kappa^2, None for the method's own."""
+
+    method: str
+    steps: Optional[int]
+    omega: Optional[float]
+    sir_db: float
+    snr_db: float
+
+    def __str__(self):
+        omega = "" if self.omega is None else f", omega {self.omega:g} kappa^2"
+        noise = f", SNR {self.snr_db:g} dB" if math.isfinite(self.snr_db) else ""
+        return f"{self.method}{omega}, SIR {self.sir_db:g} dB{noise}"
+
+
+def make_jobs(args, given) -> list[Job]:
+    """All rows that are asked for. Methods come innermost: after the first point each one's time is known."""
+    return [Job(method, args.steps[method], omega, sir_db, snr_db)
+            for snr_db in args.snr_db for sir_db in (sorted(given) if given else args.sir_db)
+            for method in args.methods
+            for omega in ((args.omega or [None]) if takes_omega(method) else [None])]
+
+
+class RefusedError(Exception):
+    """A method cannot work with these priors or options; the message says why."""
+
+
+class Progress:
+    """A bar over all rows, and the time that the rest takes, from what a window took so far with each method."""
+
+    def __init__(self, jobs: list[Job], rows: list[dict], windows: int):
+        self._left, self._windows, self._total = list(jobs), windows, len(jobs)
+        self._seconds = {}
+        for row in rows:
+            self.learn(row)
+        self.bar = tqdm(total=windows * len(jobs), unit="window", disable=not sys.stderr.isatty(), smoothing=0.05,
+                        bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} windows [{elapsed}, {postfix}]")
+
+    def learn(self, row):
+        """Take a row's time into account."""
+        self._seconds.setdefault((row["method"], row.get("steps_limit")), []).append(row["seconds_per_window"])
+
+    def left(self, fraction: float = 0.0) -> str:
+        """Time that the rows not done take; `fraction` of the next one is done."""
+        total, unknown = 0.0, False
+        for number, job in enumerate(self._left):
+            known = self._seconds.get((job.method, job.steps))
+            unknown |= known is None
+            total += (1 - fraction if number == 0 else 1) * self._windows * (np.mean(known) if known else 0)
+        unit = f"{total:.0f} s" if total < 100 else f"{total / 60:.0f} min" if total < 6000 else f"{total / 3600:.1f} h"
+        return f"{'at least' if unknown else 'about'} {unit} left"
+
+    def during(self, fraction: float) -> None:
+        """Show that a fraction of the row in work is done."""
+        done = (self._total - len(self._left) + fraction) * self._windows
+        self.bar.set_postfix_str(f"{self._left[0]}: {self.left(fraction)}", refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def finished(self, row: dict) -> None:
+        """One row is done."""
+        job = self._left.pop(0)
+        self.learn(row)
+        self.bar.update((self._total - len(self._left)) * self._windows - self.bar.n)
+        ber = "" if row["ber"] is None else (f"BER {row['ber']:.2e} [{row['ber_ci95'][0]:.1e}, "
+                                             f"{row['ber_ci95'][1]:.1e}], ")
+        tqdm.write(f"[{self._total - len(self._left)}/{self._total}] {job}: {ber}{row['steps']:.1f} calls, "
+                   f"{1e3 * row['seconds_per_window']:.2f} ms/window; {self.left()}", file=sys.stderr)
+
+
+def run_isolated(job, mixture, args, device, progress):
+    """Separate windows on their own: SOI estimates [W, L], calls [W], windows, and how many of them diverged."""
+    gains = np.array([1.0, signals.kappa(job.sir_db)])
+
+    def show(fraction, _):
+        progress.during(fraction)
         return True
-    return (not prior.info["synchronised"] if prior.info["kind"] == "rrc" else
-            {"timing", "phase"} <= set(prior.info.get("invariances") or ()))
+
+    problem = separators.Problem(mixture, args.priors, gains, noise_of(job), seed=args.seed, device=device,
+                                 batch=args.batch, progress=show)
+    if job.omega is None:
+        result = separators.separate(problem, job.method, job.steps)
+    else:
+        options = {"steps": job.steps} if separators.takes_steps(job.method) else {}
+        result = separators.METHODS[job.method](problem, omega=[1.0, *job.omega * gains[1:] ** 2], **options)
+    diverged = int(np.sum(result.outcomes == int(separators.Outcome.DIVERGED)))
+    return result.sources[0], result.calls, len(mixture), diverged
 
 
-def find_signals(args, soi, interference):
-    """The signals to mix, SOI and interference (None with --mixtures). Raises ValueError where one is not known."""
-    spec = args.soi_signal or closed_form(soi, args.soi)
-    if spec is None:
-        raise ValueError("--soi must describe a linear modulation (rrc:...), whose bits can be counted, or give "
-                         "--soi-signal")
-    random = args.soi_timing == "random"
-    if random and not timing_is_free(soi):
-        raise ValueError(f"the prior {soi.name} takes timing and phase for known, --soi-timing random needs one that "
-                         "does not (rrc:...,sync=unknown)")
-    signal = SoiSignal(spec, random)
-    if args.mixtures:
-        return signal, None
-    if args.recording_part and not args.interference_signal:
-        raise ValueError("--recording-part needs recordings as --interference-signal")
-    names = args.interference_signal or [closed_form(interference, args.interference)]
-    if names[0] is None or not args.interference_signal and not names[0].startswith("cp-ofdm:"):
-        raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --interference-signal or "
-                         "--mixtures")
-    return signal, interference_signal(names, args.recording_part)
+def run_stream(job, mixture, args, device, progress):
+    """Separate long signals [S, L] as streams; see run_isolated."""
+    levels = Levels(np.array([1.0, signals.kappa(job.sir_db)]), noise_of(job))
+    estimates, reports = np.zeros(mixture.shape, np.complex64), []
+    for number, signal in enumerate(mixture):
+        separator = stream.StreamSeparator(args.priors, levels, job.method, job.steps, args.window,
+                                           seed=args.seed + number, device=device, batch=args.batch)
+        pieces = []
+        chunk = args.batch * separator.plan.hop * 4
+        for start in range(0, len(signal), chunk):
+            stretch = separator.push(signal[start:start + chunk])
+            progress.during((number + min(1.0, (start + chunk) / len(signal))) / len(mixture))
+            if stretch:
+                pieces.append(stretch)
+        pieces.append(separator.finish())
+        estimates[number] = np.concatenate([p.sources[0] for p in pieces])
+        reports += [r for p in pieces for r in p.reports]
+    diverged = sum(r.outcome == "diverged" for r in reports)
+    return estimates, np.array([r.calls for r in reports]), len(reports), diverged
 
 
-def generate(soi, interference, windows, samples, sir_db, snr_db, seed, tails=0):
-    """Mixture and SOI complex64 [windows, n], the SOI's bits, and its timing and phase; see SoiSignal.draw."""
-    rng = np.random.default_rng([seed, round(1000 * (sir_db + 1000))])
-    wave, bits, truth = soi.draw(rng, windows, samples, tails)
-    mixture = wave + np.float32(signals.kappa(sir_db)) * interference.draw(rng, windows, wave.shape[1])
-    if math.isfinite(snr_db):
-        mixture = mixture + signals.noise(rng, mixture.shape, 10 ** (-snr_db / 10))
-    return mixture, wave, bits, truth
-
-
-def run_isolated(case, mixture, method, args, device):
-    """Separate windows on their own: SOI estimates [W, L], calls [W]."""
-    with tqdm(total=len(mixture), unit="window", desc=case, leave=False, disable=not sys.stderr.isatty()) as bar:
-        def progress(_, done):
-            bar.update(done - bar.n)
-            return True
-        problem = separators.Problem(mixture, args.priors, args.gains, args.noise, seed=args.seed, device=device,
-                                     batch=args.batch, progress=progress)
-        result = separators.separate(problem, method, args.steps)
-    return result.sources[0], result.calls, len(mixture)
-
-
-def run_stream(case, mixture, method, args, device):
-    """Separate one long signal [1, L] as a stream: SOI estimate [1, L], calls per window."""
-    separator = stream.StreamSeparator(args.priors, Levels(args.gains, args.noise), method, args.steps, args.window,
-                                       seed=args.seed, device=device, batch=args.batch)
-    pieces, calls = [], []
-    chunk = args.batch * separator.plan.hop * 4
-    starts = range(0, mixture.shape[1], chunk)
-    stretches = (separator.push(mixture[0, s:s + chunk]) for s in starts)
-    for stretch in tqdm(stretches, total=len(starts), desc=case, leave=False, disable=not sys.stderr.isatty()):
-        if stretch:
-            pieces.append(stretch.sources[0])
-            calls += [r.calls for r in stretch.reports]
-    last = separator.finish()
-    pieces.append(last.sources[0])
-    calls += [r.calls for r in last.reports]
-    return np.concatenate(pieces)[None], np.array(calls), len(calls)
+def noise_of(job):
+    """Variance of the white noise, relative to the SOI's power."""
+    return 10 ** (-job.snr_db / 10) if math.isfinite(job.snr_db) else 0.0
 
 
 def hop(args, sps):
@@ -207,190 +274,150 @@ def hop(args, sps):
     return stream.Plan(args.window, stream.default_overlap(args.window, sps), sps).hop
 
 
-def measure(args, method, sir_db, snr_db, device, given=None):
-    """One row of the table."""
+def stream_length(args):
+    """Samples of each stream."""
+    return args.windows // args.streams * hop(args, args.signals[0].sps)
+
+
+def key_of(job, args, device):
+    """All that decides a row's numbers: rows that have the same are not measured again."""
     soi, interference = args.signals
-    args.gains = np.array([1.0, signals.kappa(sir_db)])
-    args.noise = 10 ** (-snr_db / 10) if math.isfinite(snr_db) else 0.0
+    return {"method": job.method, "soi": args.soi, "interference": args.interference, "protocol": args.protocol,
+            "streams": args.streams, "sir_db": job.sir_db, "snr_db": finite_or_text(job.snr_db),
+            "steps_limit": job.steps, "omega": job.omega, "asked_windows": args.windows, "window": args.window,
+            "seed": args.seed, "device": device, "soi_signal": soi.name,
+            "interference_signal": interference.name if interference else None, "soi_timing": args.soi_timing,
+            "mixtures": args.mixtures, "files": args.fingerprint}
+
+
+def draw(job, args, given):
+    """A point's mixtures: mixture, SOI, bits, and the SOI's place (see generate); None where one is not known."""
     if given is not None:
-        (mixture, truth, bits), place = given, None
-    elif args.protocol == "isolated":
-        mixture, truth, bits, place = generate(soi, interference, args.windows, args.window, sir_db, snr_db, args.seed)
-    else:
-        mixture, truth, bits, place = generate(soi, interference, 1, args.windows * hop(args, soi.sps), sir_db, snr_db,
-                                               args.seed)
-    case = f"{method} {sir_db:g} dB"
+        return (*given[job.sir_db], None)
+    windows, samples = args.windows, args.window
+    if args.protocol == "stream":
+        windows, samples = args.streams, stream_length(args)
+    return generate(*args.signals, windows, samples, job.sir_db, job.snr_db, args.seed)
+
+
+def measure(job, made, args, device, progress):
+    """One row of the table, of mixtures from draw()."""
+    mixture, truth, bits, place = made
     run = run_isolated if args.protocol == "isolated" else run_stream
-    began = time.monotonic()
-    estimate, calls, count = run(case, mixture, method, args, device)
-    seconds = time.monotonic() - began
-    row = {"method": method, "soi": args.soi, "interference": args.interference, "protocol": args.protocol,
-           "sir_db": sir_db, "snr_db": snr_db if math.isfinite(snr_db) else "inf", "windows": count, "bits": 0,
-           "bit_errors": None, "ber": None, "ber_ci95": None, "mse_db": None,
-           "seconds_per_window": seconds / count, "steps": float(np.mean(calls)), "device": device, "seed": args.seed,
-           "steps_limit": args.steps, "asked_windows": args.windows, "window": args.window,
-           "soi_signal": soi.name, "interference_signal": interference.name if interference else None,
-           "soi_timing": args.soi_timing}
+    began, processor = time.monotonic(), time.process_time()
+    try:
+        estimate, calls, count, diverged = run(job, mixture, args, device, progress)
+    except ValueError as error:
+        raise RefusedError(f"the method {job.method} refuses: {error}") from error
+    seconds, processor = time.monotonic() - began, time.process_time() - processor
+    row = {**key_of(job, args, device), "windows": count, "bits": 0, "bit_errors": None, "ber": None, "ber_ci95": None,
+           "mse_db": None, "mse_db_ci95": None, "seconds_per_window": seconds / count,
+           "processor_seconds_per_window": processor / count, "steps": float(np.mean(calls)), "diverged": diverged}
+    isolated = args.protocol == "isolated"
     if bits is not None:
-        wrong = soi.bits(estimate, place) != bits
+        wrong = args.signals[0].bits(estimate, place) != bits
         # A stream's errors cluster by window too: count them in pieces of a hop.
-        per = wrong.shape[1] if args.protocol == "isolated" else wrong.size // count
+        per = wrong.shape[1] if isolated else wrong.size // count
         clusters = wrong.reshape(-1)[:wrong.size // per * per].reshape(-1, per).sum(1)
         row |= {"bits": wrong.size, "bit_errors": int(wrong.sum()), "ber": float(wrong.mean()),
                 "ber_ci95": interval(clusters, per)}
     if truth is not None:
-        error = np.mean(np.abs(estimate - truth) ** 2) / np.mean(np.abs(truth) ** 2)
-        row["mse_db"] = float(10 * np.log10(max(error, 1e-12)))
+        piece = truth.shape[1] if isolated else truth.size // count
+        row["mse_db"], row["mse_db_ci95"] = mean_squared_error(estimate, truth, piece)
     return row
 
 
-def load_mixtures(path, soi_shape):
-    """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}.
+def prepare(argv):
+    """The parsed arguments with priors, signals, mixtures, rows and device. Raises ValueError or OSError."""
+    args = arguments(argv)
+    # Isolated windows have no neighbours; a stream's windows do.
+    ends = "stream" if args.protocol == "stream" else "isolated"
+    args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),
+                   priors.parse(args.interference)]
+    if args.mixtures and args.protocol != "isolated":
+        raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
+    args.signals = find_signals(args, *args.priors)
+    soi, interference = args.signals
+    args.given = load_mixtures(args.mixtures, soi.modulation) if args.mixtures else None
+    if args.given:
+        made = [group[0] for group in args.given.values()]
+        args.window, args.windows = made[0].shape[1], sum(map(len, made))
+    for prior in args.priors:
+        if prior.tracker is not None and args.protocol == "isolated":
+            raise ValueError(f"the prior {prior.name} follows its signal from window to window; take --protocol stream")
+        if prior.window not in (0, args.window):
+            raise ValueError(f"the prior {prior.name} was made for windows of {prior.window} samples, not "
+                             f"{args.window}")
+        least = 2 * prior.info["frame"] - 1 if prior.info["synchronise"] else 1
+        if args.window < least:
+            raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {args.window}")
+    args.rows = load_rows(args.json)
+    args.fingerprint = fingerprint([args.soi, args.interference, args.mixtures or "",
+                                    *(args.interference_signal or [])])
+    device = choose_device(args.device)
+    for prior in args.priors:
+        prior.engine(device)
+    if isinstance(interference, RecordedSignal):  # too short or silent: refused here, not half-way
+        interference.draw(np.random.default_rng(0), 1,
+                          args.window if args.protocol == "isolated" else stream_length(args))
+    return args, device
 
-    Raises ValueError for arrays that are missing or do not fit.
-    """
+
+def measure_all(args, device, jobs):
+    """Measure what is not there yet; all rows that were asked for, and whether they are complete."""
+    keys = {job: key_of(job, args, device) for job in jobs}
+    found = {job: row for job in jobs for row in args.rows if all(row.get(n) == v for n, v in keys[job].items())}
+    pending = [job for job in jobs if job not in found]
+    per_row = max(1, args.windows // len(args.given)) if args.given else args.windows
+    progress = Progress(pending, list(found.values()), per_row)
+    made, point, complete = None, None, True
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {key: data[key] for key in ("mixture", "sir_db", "soi", "bits") if key in data}
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not an .npz file of plain arrays") from None
-    if "mixture" not in arrays or "sir_db" not in arrays:
-        raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
-    mixture, sir = arrays["mixture"].astype(np.complex64), arrays["sir_db"]
-    soi, bits = arrays.get("soi"), arrays.get("bits")
-    if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
-        raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
-    if soi is not None and soi.shape != mixture.shape:
-        raise ValueError(f"soi in {path} must have the mixture's shape {list(mixture.shape)}")
-    expected = (len(mixture), len(range(round(soi_shape["first"]), mixture.shape[1], soi_shape["samples_per_symbol"]))
-                * cons.bits_per_symbol(soi_shape["constellation"]))
-    if bits is not None and bits.shape != expected:
-        raise ValueError(f"bits in {path} must be {list(expected)} for the SOI given")
-    groups = {}
-    for level in np.unique(sir):
-        of_level = sir == level
-        groups[float(level)] = tuple(None if a is None else a[of_level] for a in (mixture, soi, bits))
-    return groups
-
-
-def table(rows):
-    """The rows as a Markdown table."""
-    head = ["method", "interference", "protocol", "SIR dB", "SNR dB", "BER", "95 % interval", "bits", "MSE dB", "calls",
-            "ms/window"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for r in rows:
-        ber = "–" if r["ber"] is None else f"{r['ber']:.2e}"
-        ci = "–" if r["ber_ci95"] is None else f"{r['ber_ci95'][0]:.1e} … {r['ber_ci95'][1]:.1e}"
-        mse = "–" if r["mse_db"] is None else f"{r['mse_db']:.1f}"
-        cells = [r["method"], r["interference"], r["protocol"], f"{r['sir_db']:g}", r["snr_db"], ber, ci, r["bits"],
-                 mse, f"{r['steps']:.1f}", f"{1e3 * r['seconds_per_window']:.2f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
-
-
-def load_rows(path):
-    """Rows of an earlier run, none where there was none. Raises ValueError for a file of something else."""
-    if not path or not Path(path).exists():
-        return []
-    try:
-        rows = json.loads(Path(path).read_text())
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "method" in r for r in rows):
-        raise ValueError(f"--json {path} exists and holds no rows of this benchmark; name another file")
-    for row in rows:  # before there were other signals, they were what the priors described
-        row.setdefault("soi_signal", row.get("soi"))
-        row.setdefault("interference_signal", row.get("interference"))
-        row.setdefault("soi_timing", "known")
-    return rows
-
-
-def save(rows, path):
-    temporary = f"{path}.part"
-    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def plot(rows, folder):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in sorted({r["interference"] for r in rows}):
-        figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-        mine = [r for r in rows if r["interference"] == name and r["ber"] is not None]
-        for key in sorted({(r["method"], r["protocol"], str(r["snr_db"])) for r in mine}):
-            points = sorted((r["sir_db"], max(r["ber"], 0.5 / r["bits"]), r["ber_ci95"]) for r in mine
-                            if (r["method"], r["protocol"], str(r["snr_db"])) == key)
-            x, y, ci = zip(*points, strict=True)
-            low, high = np.array([[max(b - c[0], 0), max(c[1] - b, 0)] for b, c in zip(y, ci, strict=True)]).T
-            noise = "no noise" if key[2] == "inf" else f"SNR {float(key[2]):g} dB"
-            axis.errorbar(x, y, [low, high], marker="o", capsize=3, label=f"{key[0]}, {key[1]}, {noise}")
-        axis.set(yscale="log", xlabel="SIR (dB)", ylabel="bit error rate (none: half an error)", title=name)
-        axis.grid(which="both", alpha=0.3)
-        axis.legend()
-        figure.savefig(Path(folder) / f"ber_{re.sub('[^A-Za-z0-9=.-]', '_', name)}.png", dpi=120)
-        plt.close(figure)
+        if pending:  # TorchScript compiles in a prior's first calls, which are nobody's time
+            mixture = np.ones((2, args.window), np.complex64)
+            separators.separate(separators.Problem(mixture, args.priors, [1.0, 1.0], device=device), "pnp-dr", 3)
+        for job in pending:
+            if point != (job.sir_db, job.snr_db):
+                made, point = draw(job, args, args.given), (job.sir_db, job.snr_db)
+            found[job] = measure(job, made, args, device, progress)
+            args.rows.append(found[job])
+            if args.json:
+                save(args.rows, args.json)
+            progress.finished(found[job])
+    except KeyboardInterrupt:
+        complete = False
+        done = len(found) - (len(jobs) - len(pending))
+        print(f"benchmark.py: stopped after {done} of {len(pending)} rows; "
+              + (f"{args.json} has them, and the same command goes on" if args.json else "they are in the table"),
+              file=sys.stderr)
+    finally:
+        progress.bar.close()
+    ordered = sorted(found, key=jobs.index)
+    return [found[job] for job in ordered], complete
 
 
 def main(argv=None):
     try:
-        args = arguments(argv)
-        # Isolated windows have no neighbours; a stream's windows do.
-        ends = "stream" if args.protocol == "stream" else "isolated"
-        args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),
-                       priors.parse(args.interference)]
-        if args.mixtures and args.protocol != "isolated":
-            raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
-        args.signals = find_signals(args, *args.priors)
-        soi = args.signals[0]
-        given = load_mixtures(args.mixtures, soi.modulation) if args.mixtures else None
-        length = next(iter(given.values()))[0].shape[1] if given else args.window
-        for prior in args.priors:
-            if prior.window not in (0, length):
-                raise ValueError(f"the prior {prior.name} was made for windows of {prior.window} samples, not {length}")
-            least = 2 * prior.info["frame"] - 1 if prior.info["synchronise"] else 1
-            if length < least:
-                raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {length}")
-        rows = load_rows(args.json)
-        device = choose_device(args.device)
-        for prior in args.priors:
-            prior.engine(device)
-        if isinstance(args.signals[1], RecordedSignal):  # too short or silent: refused here, not half-way
-            args.signals[1].draw(np.random.default_rng(0), 1,
-                                 args.window if args.protocol == "isolated" else args.windows * hop(args, soi.sps))
+        args, device = prepare(argv)
+        jobs = make_jobs(args, args.given)
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
-    print(f"device {device}, {args.protocol} windows; SOI {soi.name}, timing {args.soi_timing}; interference "
-          f"{args.mixtures or args.signals[1].name}", file=sys.stderr)
-
-    fresh = []
-    for snr_db in args.snr_db:
-        for method in args.methods:
-            for sir_db in (sorted(given) if given else args.sir_db):
-                key = (method, args.soi, args.interference, args.protocol, sir_db,
-                       snr_db if math.isfinite(snr_db) else "inf", args.steps, args.windows, args.window, args.seed,
-                       device, soi.name, None if given else args.signals[1].name, args.soi_timing)
-                names = ("method", "soi", "interference", "protocol", "sir_db", "snr_db", "steps_limit",
-                         "asked_windows", "window", "seed", "device", "soi_signal", "interference_signal", "soi_timing")
-                old = [r for r in rows if tuple(r.get(n) for n in names) == key] if given is None else []
-                if old:
-                    fresh += old
-                    continue
-                row = measure(args, method, sir_db, snr_db, device, given[sir_db] if given else None)
-                rows.append(row)
-                fresh.append(row)
-                if args.json:
-                    save(rows, args.json)
-                if row["ber"] is not None:
-                    print(f"{method} SIR {sir_db:g} dB, SNR {snr_db:g} dB: BER {row['ber']:.2e} "
-                          f"[{row['ber_ci95'][0]:.1e}, {row['ber_ci95'][1]:.1e}], {row['steps']:.1f} calls, "
-                          f"{1e3 * row['seconds_per_window']:.2f} ms/window", file=sys.stderr)
-    print(table(fresh))
+    print(f"device {device}, {args.protocol} windows; SOI {args.signals[0].name}, timing {args.soi_timing}; "
+          f"interference {args.mixtures or args.signals[1].name}", file=sys.stderr)
+    try:
+        rows, complete = measure_all(args, device, jobs)
+    except RefusedError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 2
+    rows.sort(key=lambda r: [list(args.snr_db).index(float(r["snr_db"])), args.methods.index(r["method"]),
+                             r["omega"] or 0, r["sir_db"]])
+    if args.table == "-":
+        print(table(rows))
+    else:
+        Path(args.table).write_text(summary(rows, paper_case))
     if args.plots:
-        plot(fresh, args.plots)
-    return 0
+        plot(rows, args.plots)
+    return 0 if complete else 3
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What benchmark.py mixes: an SOI with known bits, simulated OFDM, and windows of recordings."""
+"""What benchmark.py mixes: an SOI with known bits, simulated OFDM, recordings, and mixtures made elsewhere."""
 
 import math
+import re
 
 import numpy as np
 import scipy.signal
@@ -129,3 +130,104 @@ class RecordedSignal:
                 raise ValueError(f"{self.name} is silent")
             wave[:] = piece * (np.exp(2j * np.pi * rng.uniform()) / math.sqrt(power))
         return waves
+
+
+def closed_form(prior, spec):
+    """Specification of what a prior describes: itself, its `simulation`, or its modulation; None where it says nothing.
+
+    spec: the text that gave the prior.
+    """
+    if prior.module is not None:
+        return spec if prior.info["kind"] in ("rrc", "cp-ofdm") else None
+    simulation, shape = prior.info.get("simulation"), prior.modulation
+    if simulation is not None:
+        if not isinstance(simulation, str) or not re.match("(rrc|cp-ofdm):", simulation):
+            raise ValueError(f"the entry simulation of {prior.name} must be a closed form, rrc:... or cp-ofdm:...")
+        return simulation
+    if shape is None:
+        return None
+    first = "" if shape["first"] == shape["samples_per_symbol"] // 2 else f",first={shape['first']:g}"
+    return (f"rrc:{shape['constellation']},sps={shape['samples_per_symbol']:g},rolloff={shape['rolloff']:g},"
+            f"span={shape['span']:g}{first}")
+
+
+def interference_signal(names, part=None):
+    """The signal that --interference-signal and --recording-part name."""
+    if len(names) == 1 and names[0].startswith("cp-ofdm:"):
+        if part is not None:
+            raise ValueError("--recording-part needs recordings as --interference-signal")
+        return OfdmSignal(names[0])
+    for name in names:
+        if re.match("[a-z-]+:", name):
+            raise ValueError(f"--interference-signal {name} cannot be simulated; allowed are one cp-ofdm:..., or "
+                             "recordings")
+    return RecordedSignal(names, part or "all")
+
+
+def timing_is_free(prior):
+    """Whether a prior knows neither timing nor phase of its signal."""
+    if prior.info["kind"] == "gaussian":
+        return True
+    return (not prior.info["synchronised"] if prior.info["kind"] == "rrc" else
+            {"timing", "phase"} <= set(prior.info.get("invariances") or ()))
+
+
+def find_signals(args, soi, interference):
+    """The signals to mix, SOI and interference (None with --mixtures). Raises ValueError where one is not known."""
+    spec = args.soi_signal or closed_form(soi, args.soi)
+    if spec is None:
+        raise ValueError("--soi must describe a linear modulation (rrc:...), whose bits can be counted, or give "
+                         "--soi-signal")
+    random = args.soi_timing == "random"
+    if random and not timing_is_free(soi):
+        raise ValueError(f"the prior {soi.name} takes timing and phase for known, --soi-timing random needs one that "
+                         "does not (rrc:...,sync=unknown)")
+    signal = SoiSignal(spec, random)
+    if args.mixtures:
+        return signal, None
+    if args.recording_part and not args.interference_signal:
+        raise ValueError("--recording-part needs recordings as --interference-signal")
+    names = args.interference_signal or [closed_form(interference, args.interference)]
+    if names[0] is None or not args.interference_signal and not names[0].startswith("cp-ofdm:"):
+        raise ValueError("--interference must be cp-ofdm:..., which can be simulated, or give --interference-signal or "
+                         "--mixtures")
+    return signal, interference_signal(names, args.recording_part)
+
+
+def generate(soi, interference, windows, samples, sir_db, snr_db, seed, tails=0):
+    """Mixture and SOI complex64 [windows, n], the SOI's bits, and its timing and phase; see SoiSignal.draw."""
+    rng = np.random.default_rng([seed, round(1000 * (sir_db + 1000))])
+    wave, bits, truth = soi.draw(rng, windows, samples, tails)
+    mixture = wave + np.float32(signals.kappa(sir_db)) * interference.draw(rng, windows, wave.shape[1])
+    if math.isfinite(snr_db):
+        mixture = mixture + signals.noise(rng, mixture.shape, 10 ** (-snr_db / 10))
+    return mixture, wave, bits, truth
+
+
+def load_mixtures(path, soi_shape):
+    """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}.
+
+    Raises ValueError for arrays that are missing or do not fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {key: data[key] for key in ("mixture", "sir_db", "soi", "bits") if key in data}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not an .npz file of plain arrays") from None
+    if "mixture" not in arrays or "sir_db" not in arrays:
+        raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
+    mixture, sir = arrays["mixture"].astype(np.complex64), arrays["sir_db"]
+    soi, bits = arrays.get("soi"), arrays.get("bits")
+    if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
+        raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
+    if soi is not None and soi.shape != mixture.shape:
+        raise ValueError(f"soi in {path} must have the mixture's shape {list(mixture.shape)}")
+    expected = (len(mixture), len(range(round(soi_shape["first"]), mixture.shape[1], soi_shape["samples_per_symbol"]))
+                * cons.bits_per_symbol(soi_shape["constellation"]))
+    if bits is not None and bits.shape != expected:
+        raise ValueError(f"bits in {path} must be {list(expected)} for the SOI given")
+    groups = {}
+    for level in np.unique(sir):
+        of_level = sir == level
+        groups[float(level)] = tuple(None if a is None else a[of_level] for a in (mixture, soi, bits))
+    return groups

@@ -4,10 +4,14 @@
 import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import scipy.special
@@ -17,12 +21,14 @@ from gnuradio.unmix import captures, priors, signals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
 import benchmark
+import benchmark_plots
+import benchmark_rows
 
 WIFI = Path(__file__).parents[1] / "apps" / "samples" / "wifi_excerpt.sigmf-meta"
 OFDM = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
 KEYS = {"method", "soi", "interference", "protocol", "sir_db", "snr_db", "windows", "bits", "bit_errors", "ber",
         "ber_ci95", "mse_db", "seconds_per_window", "steps", "device", "seed", "soi_signal", "interference_signal",
-        "soi_timing"}
+        "soi_timing", "omega", "steps_limit", "mse_db_ci95", "diverged"}
 
 
 class Benchmark(unittest.TestCase):
@@ -51,6 +57,30 @@ class Benchmark(unittest.TestCase):
             self.assertEqual((row["windows"], row["bits"], row["sir_db"], row["snr_db"]), (5, 5 * 320, -3, 20))
             self.assertLessEqual(row["ber_ci95"][0], row["ber"])
             self.assertLessEqual(row["ber"], row["ber_ci95"][1])
+            self.assertLessEqual(row["mse_db_ci95"][0], row["mse_db"])
+            self.assertLessEqual(row["mse_db"], row["mse_db_ci95"][1])
+
+    def test_methods_get_their_own_steps_and_the_same_mixtures(self):
+        with mock.patch.object(benchmark, "generate", wraps=benchmark.generate) as generate:
+            rows = self.rows("--methods", "pnp-dr,alpha-rgs,matched-filter", "--steps", "4,alpha-rgs=9", "--windows", 2,
+                             "--sir-db", -12, -6)
+        self.assertEqual(generate.call_count, 2)
+        for row in rows:
+            self.assertEqual(row["steps_limit"], {"pnp-dr": 4, "alpha-rgs": 9, "matched-filter": None}[row["method"]])
+            self.assertLessEqual(row["steps"], row["steps_limit"] or 0)
+        self.assertEqual(len(self.rows("--methods", "alpha-rgs", "--steps", 9, "--windows", 2, "--sir-db", -6)), 6)
+        self.assertEqual(len(self.rows("--methods", "alpha-rgs", "--steps", 8, "--windows", 2, "--sir-db", -6)), 7)
+
+    def test_omega_is_a_multiple_of_kappa_squared_and_part_of_the_row(self):
+        common = ("--methods", "alpha-rgs,pnp-dr", "--steps", 20, "--windows", 3, "--sir-db", -12)
+        self.rows(*common)
+        rows = self.rows(*common, "--omega", 1, 0.1)
+        self.assertEqual([(r["method"], r["omega"]) for r in rows],
+                         [("alpha-rgs", None), ("pnp-dr", None), ("alpha-rgs", 1), ("alpha-rgs", 0.1)])
+        plain, _, same, other = rows
+        self.assertEqual(same["bit_errors"], plain["bit_errors"])
+        self.assertAlmostEqual(same["mse_db"], plain["mse_db"], places=4)  # kappa^2 in single or double precision
+        self.assertGreater(abs(other["mse_db"] - plain["mse_db"]), 0.01)
 
     def test_matched_filter_in_white_noise_alone_has_the_textbook_error_rate(self):
         # Interference 60 dB down, noise 9 dB up: BPSK errs with Q(sqrt(2 Es / N0)), Es / N0 = 16 samples of -9 dB.
@@ -68,6 +98,14 @@ class Benchmark(unittest.TestCase):
         self.assertLessEqual(stream["bit_errors"], 2)
         self.assertAlmostEqual(stream["windows"], 60, delta=1)
 
+    def test_windows_are_divided_among_streams(self):
+        common = ("--sir-db", -24, "--windows", 12, "--protocol", "stream")
+        row = self.rows(*common, "--streams", 3)[-1]
+        self.assertAlmostEqual(row["windows"], 12, delta=3)
+        self.assertEqual(row["bits"] % 3, 0)
+        self.assertLess(row["ber"], 0.01)
+        self.assertEqual(len(self.rows(*common)), 2)
+
     def test_rows_that_are_there_are_kept(self):
         first = self.rows("--windows", 4, "--sir-db", -6)
         second = self.rows("--windows", 4, "--sir-db", -6, -3)
@@ -77,7 +115,7 @@ class Benchmark(unittest.TestCase):
 
     def test_rows_from_before_signals_were_apart_are_kept(self):
         row, = self.rows("--windows", 4, "--sir-db", -6)
-        for key in ("soi_signal", "interference_signal", "soi_timing"):
+        for key in ("soi_signal", "interference_signal", "soi_timing", "streams", "omega", "files", "mixtures"):
             del row[key]
         self.json.write_text(json.dumps([row]))
         self.assertEqual(len(self.rows("--windows", 4, "--sir-db", -6)), 1)
@@ -174,10 +212,82 @@ class Benchmark(unittest.TestCase):
             self.assertEqual(own[key], given[key], key)
         self.assertAlmostEqual(own["mse_db"], given["mse_db"], delta=0.1)
 
-    def test_pictures_are_drawn(self):
-        self.rows("--windows", 3, "--sir-db", -6, -3, "--plots", self.folder / "plots")
-        picture = self.folder / "plots" / "ber_cp-ofdm_qpsk_fft=64_cp=16_active=56.png"
-        self.assertTrue(picture.read_bytes().startswith(b"\x89PNG"))
+    def test_mixtures_made_elsewhere_are_known_by_their_contents(self):
+        made = benchmark.generate(benchmark.SoiSignal("rrc:qpsk"), benchmark.OfdmSignal(OFDM), 4, 2560, -9, np.inf, 1)
+        file = self.folder / "mixtures.npz"
+        for changed, rows in ((1, 1), (1, 1), (2, 2)):
+            np.savez(file, mixture=made[0] * changed, sir_db=np.full(4, -9.0))
+            self.assertEqual(len(self.rows("--mixtures", file)), rows)
+        row = self.rows("--mixtures", file)[0]
+        self.assertEqual((row["ber"], row["mse_db"], row["bits"], row["windows"]), (None, None, 0, 4))
+
+    def test_an_interrupt_keeps_what_is_finished(self):
+        argv = ["--methods", "pnp-dr,alpha-rgs", "--windows", "2", "--sir-db", "-3", "--json", str(self.json)]
+        run = subprocess.Popen([sys.executable, benchmark.__file__, *argv, "--steps", "alpha-rgs=100000000"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        self.addCleanup(run.kill)
+        for line in run.stderr:
+            if line.startswith("[1/2] pnp-dr"):
+                break
+        self.assertIn("at least", line)  # how long alpha-RGS takes is not known yet
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+        self.assertEqual(run.returncode, 3, err)
+        self.assertIn("stopped after 1 of 2 rows", err)
+        self.assertIn("| pnp-dr |", out)
+        kept, = json.loads(self.json.read_text())
+        self.assertEqual(self.rows("--windows", 2, "--sir-db", -3, "--methods", "pnp-dr,alpha-rgs", "--steps",
+                                   "alpha-rgs=5")[0], kept)
+
+    def test_time_left_counts_all_rows(self):
+        jobs = [benchmark.Job(method, None, None, sir, np.inf) for sir in (-6.0, -3.0) for method in ("a", "b")]
+        row = {"ber": None, "steps": 0, "steps_limit": None}
+        progress = benchmark.Progress(jobs, [{**row, "method": "a", "seconds_per_window": 2.0}], 10)
+        self.assertEqual(progress.left(0.5), "at least 30 s left")
+        with contextlib.redirect_stderr(io.StringIO()):
+            for method, seconds in (("a", 2.0), ("b", 60.0)):
+                progress.finished({**row, "method": method, "seconds_per_window": seconds})
+        self.assertEqual(progress.left(), "about 10 min left")
+
+    def test_pictures_and_tables_have_the_papers_curves_where_the_case_is_its_own(self):
+        table = self.folder / "table.md"
+        rows = self.rows("--windows", 3, "--sir-db", -6, -3, "--snr-db", "inf", 20, "--table", table,
+                         "--plots", self.folder / "plots", "--methods", "pnp-dr,matched-filter")
+        names = sorted(f.name for f in (self.folder / "plots").iterdir())
+        self.assertEqual(names, [f"cp-ofdm_qpsk_fft=64_cp=16_active=56_snr={s}.png" for s in (20.0, "inf")])
+        for name in names:
+            self.assertTrue((self.folder / "plots" / name).read_bytes().startswith(b"\x89PNG"))
+        clean, noisy = table.read_text().split("### ")[1:]
+        self.assertIn("| α-RGS, paper | 6.3e-04 | 1.9e-04 |", clean)
+        self.assertNotIn("paper", noisy)
+        for part in (clean, noisy):
+            self.assertIn("**pnp-dr**, BER", part)
+        row = rows[0]
+        self.assertEqual(benchmark_plots.paper_case([row])["title"], "OFDM (QPSK)")
+        for change in ({"snr_db": 20.0}, {"protocol": "stream"}, {"interference_signal": "cp-ofdm:qpsk,fft=128"},
+                       {"soi_signal": "rrc:bpsk"}, {"mixtures": "x"}):
+            self.assertIsNone(benchmark_plots.paper_case([{**row, **change}]), change)
+        case = benchmark_plots.paper_case([{**row, "interference_signal": "cp-ofdm:bpsk"}])
+        self.assertEqual(case["title"], "OFDM (BPSK)")
+
+    def test_series_are_named_by_what_tells_them_apart(self):
+        row = {"method": "pnp-dr", "sir_db": -3, "steps_limit": 5, "soi": "rrc:qpsk"}
+        self.assertEqual(list(benchmark_rows.series([row, {**row, "sir_db": -6}])), ["pnp-dr"])
+        self.assertEqual(list(benchmark_rows.series([row, {**row, "method": "alpha-rgs", "steps_limit": 9}])),
+                         ["pnp-dr", "alpha-rgs"])
+        self.assertEqual(list(benchmark_rows.series([row, {**row, "steps_limit": 9}, {**row, "soi": "rrc-qpsk"}])),
+                         ["pnp-dr, 5 steps, rrc:qpsk", "pnp-dr, 9 steps, rrc:qpsk", "pnp-dr, 5 steps, rrc-qpsk"])
+
+    def test_intervals_of_the_mean_squared_error_cover_it(self):
+        rng = np.random.default_rng(3)
+        covered = 0
+        for _ in range(200):  # errors of very different windows
+            scale = rng.exponential(size=60)[:, None]
+            error = np.sqrt(scale) * rng.standard_normal((60, 50)) * 0.1
+            _, (low, high) = benchmark_rows.mean_squared_error(1 + error, np.ones((60, 50)), 50)
+            covered += low <= -20 <= high
+        self.assertGreater(covered, 174)  # 190 are expected of 200; the bootstrap's are a little short
 
     def test_bad_input_gets_one_sentence_and_exit_code_2(self):
         broken = self.folder / "broken.npz"
@@ -193,6 +303,16 @@ class Benchmark(unittest.TestCase):
                             ("does not exist", ["--json", self.folder / "none" / "x"]),
                             ("numbers of dB", ["--snr-db", "loud"]),
                             ("takes no --steps", ["--methods", "matched-filter", "--steps", 3]),
+                            ("takes no --steps", ["--methods", "pnp-dr,matched-filter", "--steps",
+                                                  "matched-filter=3"]),
+                            ("must be at least 1", ["--steps", 0]), ("must be at least 1", ["--steps", "many"]),
+                            ("not among pnp-dr", ["--steps", "basis=3"]), ("says twice", ["--steps", "3,4"]),
+                            ("takes --omega", ["--omega", 2]),
+                            ("above 0", ["--omega", 0, "--methods", "alpha-rgs"]),
+                            ("isolated", ["--omega", 2, "--methods", "alpha-rgs", "--protocol", "stream"]),
+                            ("1 to --windows", ["--streams", 2]),
+                            ("1 to --windows", ["--streams", 9, "--windows", 8, "--protocol", "stream"]),
+                            ("does not exist", ["--table", self.folder / "none" / "x"]),
                             ("finite", ["--sir-db", "nan"]),
                             ("linear modulation", ["--soi-signal", "cp-ofdm:qpsk"]),
                             ("linear modulation", ["--soi", f"gaussian:{WIFI}"]),
@@ -204,6 +324,7 @@ class Benchmark(unittest.TestCase):
                             ("all or last:FRACTION", ["--interference-signal", WIFI, "--recording-part", "last:1.1"]),
                             ("fewer than the 2560", ["--interference-signal", WIFI, "--recording-part", "last:0.01"]),
                             ("fewer than", ["--interference-signal", WIFI, "--protocol", "stream"]),
+                            ("take --protocol stream", ["--interference", "wifi:", "--interference-signal", WIFI]),
                             ("needs recordings", ["--recording-part", "all"]),
                             ("needs recordings", ["--interference-signal", OFDM, "--recording-part", "all"]),
                             ("timing and phase for known", ["--soi-timing", "random"]),
