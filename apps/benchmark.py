@@ -68,7 +68,8 @@ def arguments(argv):
     parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
     parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB",
                         help="white noise below the SOI; inf: none")
-    parser.add_argument("--methods", default="pnp-dr", help=f"comma-separated: {', '.join(sorted(separators.METHODS))}")
+    parser.add_argument("--methods", default="pnp-dr", metavar="METHOD,...",
+                        help=f"{', '.join(sorted(separators.METHODS))}; with options as in pnp-dr:start=lmmse-cyclic")
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--window", type=int, default=2560, help="samples")
     parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated")
@@ -151,7 +152,8 @@ def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]
 
 def takes_omega(method: str) -> bool:
     """Whether a method weighs the sources' terms, as alpha-RGS does."""
-    return "omega" in inspect.signature(separators.METHODS[method]).parameters
+    function = separators.METHODS.get(method)  # none for a name with options, which goes with its default omega
+    return function is not None and "omega" in inspect.signature(function).parameters
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ random linear modulation of known timing; the sum is separated as one stream. Th
 in benchmark.py. Interior symbols are those whose pulse lies wholly in the data of one packet, as the recording on its
 own shows them; all others (training and signal fields, idle time, a packet's first and last data symbols) are borders.
 
---method, --steps and --start choose the separator; alpha-rgs without --steps takes 20,000 of them, which is hours.
+--method and --steps choose the separator; alpha-rgs without --steps takes 20,000 of them, which is hours.
 
 With --blind the SOI has a random timing, phase, carrier offset (up to 5 % of the symbol rate) and symbol rate (up to
 100 ppm off), and the capture is separated as by separate_file.py, which is told none of it, nor any level. The bits
@@ -18,7 +18,6 @@ that it writes are turned and shifted by whole symbols to where they fit best; s
 """
 
 import argparse
-import functools
 import json
 import math
 import sys
@@ -32,7 +31,6 @@ from gnuradio.unmix import __version__, captures, priors, separators, signals, s
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.recording import RecordingError, Settings, separate_recording
-from gnuradio.unmix.separators.alpha_rgs import STARTS
 from gnuradio.unmix.wifi.measure import Measurement
 from gnuradio.unmix.wifi.packets import Ear, find
 from impairments import RECEIVER, fit
@@ -51,7 +49,6 @@ def arguments(argv):
     parser.add_argument("--snr-db", type=float, default=math.inf, help="white noise below the SOI (default: none)")
     parser.add_argument("--method", default="auto", help="see separate_file.py (default %(default)s)")
     parser.add_argument("--steps", type=int, help="largest number of calls of each prior (default: the method's)")
-    parser.add_argument("--start", choices=STARTS, help="where alpha-rgs begins (default: matched-filter)")
     parser.add_argument("--repeats", type=int, default=4, help="SOIs for each recording (default %(default)s)")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--blind", action="store_true", help="tell the separation nothing but --soi and --interference")
@@ -66,8 +63,6 @@ def arguments(argv):
         raise ValueError("--repeats and --steps must be at least 1")
     if args.steps is not None and not separators.takes_steps(args.method):
         raise ValueError(f"the method {args.method} takes no --steps")
-    if args.start and args.method != "alpha-rgs":
-        raise ValueError("--start needs --method alpha-rgs")
     if args.front_end and not args.blind:
         raise ValueError("--front-end needs --blind: its faults are found in the capture")
     return args
@@ -121,7 +116,7 @@ def measure(path, args, soi):
             calls.append(used)
         row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if noise else "inf",
                "interference": args.interference, "method": args.method, "steps_limit": args.steps,
-               "start": args.start, "calls": float(np.mean(calls)),
+               "calls": float(np.mean(calls)),
                "seconds": (time.monotonic() - began) / args.repeats, "missing": 0}
         yield row | counted([mask] * args.repeats, wrong, filtered)
 
@@ -143,7 +138,7 @@ def measure_blind(path, args):
                 rows.append(blind(path, args, sir_db, args.seed + repeat, Path(folder)))
         row = {"recording": Path(path).name, "sir_db": sir_db, "snr_db": args.snr_db if args.snr_db < math.inf else
                "inf", "interference": args.interference, "method": args.method, "steps_limit": args.steps,
-               "start": args.start, "blind": True, "front_end": args.front_end,
+               "blind": True, "front_end": args.front_end,
                "calls": float(np.mean([r["calls"] for r in rows])),
                "seconds": (time.monotonic() - began) / args.repeats, "missing": sum(r["missing"] for r in rows),
                "amplitudes": [r["amplitudes"] for r in rows]}
@@ -203,8 +198,6 @@ def line(row):
 def main(argv=None):
     try:
         args = arguments(argv)
-        if args.start:  # a method is run by its name with its default options: here these are others
-            separators.METHODS["alpha-rgs"] = functools.partial(separators.alpha_rgs, start=args.start)
         soi, rows = None if args.blind else SoiSignal(args.soi), []
         print("| recording | SIR dB | BER | matched filter | interior | matched filter | borders | matched filter | "
               "missing | calls | seconds |\n" + "|---" * 11 + "|")

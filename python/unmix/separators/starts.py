@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the engine's separators begin: first estimates of the sources by name."""
+
+import numpy as np
+
+from .common import Problem, first_estimates
+from .lmmse import lmmse, lmmse_cyclic
+
+#: Of the sources, complex64 [K, W, N].
+STARTS = {"matched-filter": first_estimates, "lmmse": lambda problem: lmmse(problem).sources,
+          "lmmse-cyclic": lambda problem: lmmse_cyclic(problem).sources}
+
+
+def begin(problem: Problem, start: str) -> np.ndarray:
+    """First estimates complex64 [K, W, N] by a name from STARTS.
+
+    Raises ValueError for an unknown one, PriorError for priors that it cannot use.
+    """
+    if start not in STARTS:
+        raise ValueError(f"unknown start '{start}'; allowed are {', '.join(STARTS)}")
+    return STARTS[start](problem)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Methods as users name them: names, options behind colons, what is refused, and that each of them does its work."""
+
+import unittest
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from gnuradio.unmix import priors, separators, signals
+from gnuradio.unmix.demodulation import decide, matched_filter
+from gnuradio.unmix.separators import METHODS, Problem, resolve_method, separate, takes_steps
+from gnuradio.unmix.settings import check_settings
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = {"alpha-rgs": 300, "guided-dps": 30, "guided-dsg": 30, "guided-hybrid": 30, "guided-analytical": 30,
+         "basis": 100, "basis-hard": 100, "basis-alpha": 100}
+
+
+class Names(unittest.TestCase):
+    def refused(self, text, *words):
+        with self.assertRaises(ValueError) as caught:
+            resolve_method(text)
+        for word in words:
+            self.assertIn(word, str(caught.exception))
+
+    def test_auto_is_douglas_rachford(self):
+        self.assertEqual(resolve_method("auto"), "pnp-dr")
+
+    def test_options_are_kept(self):
+        self.assertEqual(resolve_method("pnp-dr:start=lmmse-cyclic:refine_gains=no:relaxation=0.90"),
+                         "pnp-dr:start=lmmse-cyclic:refine_gains=no:relaxation=0.9")
+
+    def test_what_is_refused_is_named(self):
+        self.refused("magic", "unknown method 'magic'", "pnp-dr")
+        self.refused("alpha-rgs:speed=2", "alpha-rgs has no option 'speed'", "weight_cap")
+        self.refused("matched-filter:x=1", "has no option 'x'", "none")
+        self.refused("pnp-dr:relaxation=fast", "relaxation", "must be a number, not 'fast'")
+        self.refused("pnp-dr:relaxation", "must be a number, not ''")
+        self.refused("pnp-dr:refine_gains=maybe", "yes or no")
+        self.refused("pnp-dr:relaxation=1:relaxation=1", "twice")
+        self.refused("", "unknown method ''")
+
+    def test_steps_belong_to_methods_that_have_some(self):
+        self.assertTrue(takes_steps("pnp-dr:start=lmmse"))
+        self.assertFalse(takes_steps("lmmse"))
+        with self.assertRaisesRegex(ValueError, "means nothing to the method lmmse"):
+            check_settings("lmmse", steps=4)
+        check_settings("basis:temperature=0.5", steps=4)
+
+    def test_graphical_block_offers_every_method(self):
+        block = yaml.safe_load((ROOT / "grc" / "unmix_separator_cc.block.yml").read_text())
+        offered = next(p for p in block["parameters"] if p["id"] == "method")
+        self.assertEqual(set(offered["options"]), {"auto", *METHODS})
+        self.assertEqual(len(offered["options"]), len(offered["option_labels"]))
+        stepless = next(a for a in block["asserts"] if "method.split" in a)
+        for name in METHODS:
+            self.assertEqual(not takes_steps(name), f"'{name}'" in stepless, name)
+
+
+class EveryMethod(unittest.TestCase):
+    """QPSK under CP-OFDM (QPSK), SIR -3 dB and white noise 30 dB below the SOI, four windows."""
+
+    @classmethod
+    def setUpClass(cls):
+        rng = np.random.default_rng(5)
+        cls.priors = [priors.parse("rrc:qpsk,sps=16,rolloff=0.5,span=8"), priors.parse("cp-ofdm:qpsk")]
+        cls.soi, cls.bits = signals.linear_modulation(rng, 4, 160)
+        interference = signals.cp_ofdm(rng, 4, 2560)[0]
+        cls.gains = [1.0, signals.kappa(-3)]
+        cls.mixture = cls.soi + np.float32(cls.gains[1]) * interference + signals.noise(rng, cls.soi.shape, 1e-3)
+        cls.mixture = cls.mixture.astype(np.complex64)
+
+    def run_method(self, name, **options):
+        problem = Problem(self.mixture, self.priors, self.gains, 1e-3, **options)
+        return separate(problem, name, SHORT.get(name.partition(":")[0]))
+
+    def error_rate(self, wave):
+        shape = self.priors[0].modulation
+        return np.mean(decide(matched_filter(wave, shape), shape) != self.bits)
+
+    def test_each_gives_whole_sources_that_explain_the_mixture(self):
+        for name in METHODS:
+            with self.subTest(name):
+                result = self.run_method(name)
+                self.assertEqual(result.sources.shape, (2, 4, 2560))
+                self.assertTrue(np.isfinite(result.sources).all())
+                self.assertEqual(result.disagreement.shape, (4, 160))
+                rest = self.mixture - np.einsum("wk,kwn->wn", result.gains, result.sources)
+                if name in ("guided-analytical", "zero-forcing"):  # worse than the matched filter, as documented
+                    continue
+                self.assertLess(np.mean(np.abs(rest) ** 2), 0.1 * np.mean(np.abs(self.mixture) ** 2))
+                self.assertLess(self.error_rate(result.sources[0]), 0.02)
+
+    def test_options_reach_the_method(self):
+        few = self.run_method("reverse-diffusion:start=0.001").sources[0]
+        many = self.run_method("reverse-diffusion").sources[0]
+        self.assertFalse(np.array_equal(few, many))
+        with self.assertRaisesRegex(ValueError, "relaxation"):
+            self.run_method("pnp-dr:relaxation=5")
+
+    def test_better_start_ends_better_where_windows_end(self):
+        """Douglas-Rachford from the cyclic Wiener filter: fewer errors in the symbols that the window cuts."""
+        rng = np.random.default_rng(6)
+        soi, bits = signals.linear_modulation(rng, 40, 160)
+        mixture = soi + np.float32(signals.kappa(-15)) * signals.cp_ofdm(rng, 40, 2560)[0]
+        problem = Problem(mixture.astype(np.complex64), self.priors, [1.0, signals.kappa(-15)])
+        shape, errors = self.priors[0].modulation, {}
+        for method in ("pnp-dr", "pnp-dr:start=lmmse-cyclic"):
+            found = matched_filter(separate(problem, method).sources[0], shape)
+            errors[method] = np.sum(decide(found, shape) != bits)
+        self.assertGreater(errors["pnp-dr"], 8)
+        self.assertLess(errors["pnp-dr:start=lmmse-cyclic"], errors["pnp-dr"] / 4)
+
+    def test_cancelled_before_it_begins(self):
+        for name in METHODS:
+            with self.subTest(name):
+                cancel = separators.CancelFlag()
+                cancel.set()
+                outcomes = self.run_method(name, cancel=cancel).outcomes
+                if name != "matched-filter":  # too short to be cancelled
+                    self.assertTrue(np.isin(outcomes, (int(separators.Outcome.UNTOUCHED),
+                                                       int(separators.Outcome.CANCELLED))).all())
+
+
+if __name__ == "__main__":
+    unittest.main()
