@@ -302,6 +302,8 @@ def curves(run: Run, path: Path) -> None:
 def tensorboard(folder: Path):
     """A writer of TensorBoard files, or None, said on stderr, where tensorboard is not installed."""
     try:
+        import tensorboard.compat
+        tensorboard.compat.notf = True  # its own writer: TensorFlow, which the U-Net is trained by, loads for seconds
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print("tensorboard is not installed: the curves go to curves.png only", file=sys.stderr)

@@ -19,7 +19,7 @@ from .outputs import Outputs, files_behind, files_of_prior, state_path, stem_of,
 from .priors import PriorError
 from .quality import Quality, Reference
 from .resume import StateError
-from .separators import CancelFlag
+from .separators import CancelFlag, MethodError
 from .settings import check_settings, choose_device
 from .soi_sync import FALSE_ALARM, Sync
 from .soi_tracker import SoiTracker
@@ -349,7 +349,7 @@ class Recording:
                 self._pump(outputs, tally)
             except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
                 if self._earlier is None or tally.count > self._earlier["stream"]["next"] or \
-                        isinstance(error, (CaptureError, PriorError)):
+                        isinstance(error, (CaptureError, MethodError, PriorError)):
                     raise
                 raise self._state_refused(error) from error  # what could not be checked beforehand
             done, whole = outputs.length, outputs.length == self.capture.length
@@ -367,7 +367,7 @@ class Recording:
             return outcome
         except StateError as error:
             raise self._state_refused(error) from error
-        except (CaptureError, PriorError) as error:
+        except (CaptureError, MethodError, PriorError) as error:
             raise RecordingError(str(error)) from error
         except OSError as error:
             why = error.strerror or error

@@ -6,6 +6,7 @@ import types
 import typing
 from typing import Any, Optional
 
+from ..priors import PriorError
 from .alpha_rgs import alpha_rgs
 from .basis import basis, basis_alpha, basis_hard
 from .common import Problem, Separation
@@ -37,6 +38,10 @@ METHODS = {
 }
 
 
+class MethodError(ValueError):
+    """A method that cannot do what it was asked for; the message is one sentence."""
+
+
 def resolve_method(text: str) -> str:
     """The method for a text or "auto", with its options. Raises ValueError for an unknown method or option."""
     name, options = _split(text)
@@ -51,15 +56,20 @@ def takes_steps(method: str) -> bool:
 def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None) -> Separation:
     """Separate windows by a method, see resolve_method(). steps: see the method; None for its default.
 
-    Raises ValueError for an unknown method or option, for values out of range, and for steps that the method does not
-    take.
+    Raises ValueError for an unknown method or option and for steps that the method does not take, MethodError where
+    the method refuses a value or the problem, PriorError where it refuses a prior.
     """
     name, options = _split(method)
     if takes_steps(name):
         options["steps"] = steps
     elif steps is not None:
         raise ValueError(f"the method {name} takes no steps")
-    return METHODS[name](problem, **options)
+    try:
+        return METHODS[name](problem, **options)
+    except PriorError:
+        raise
+    except ValueError as error:
+        raise MethodError(str(error)) from error
 
 
 def method_options(name: str) -> dict[str, type]:

@@ -41,7 +41,7 @@ def zero_forcing(problem: Problem) -> Separation:
                     solved.clear()
                 solved[key] = Projection([m.blocks(w) for m in models], part.gains[w].astype(float), len(mixture))
             sources[:, w] = solved[key](mixture)
-        return sources, 1
+        return sources, 0
 
     return in_batches(problem, method)
 
