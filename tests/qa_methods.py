@@ -100,6 +100,19 @@ class EveryMethod(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "relaxation"):
             self.run_method("pnp-dr:relaxation=5")
 
+    def test_restarts_keep_the_run_that_agrees_best(self):
+        """The best of three runs disagrees no more than the first of them."""
+        first = separate(Problem(self.mixture, self.priors, self.gains, 1e-3), "basis-alpha", 60)
+        best = self.run_method("basis-alpha:restarts=1")
+        np.testing.assert_array_equal(best.sources, self.run_method("basis-alpha").sources)
+        best = separate(Problem(self.mixture, self.priors, self.gains, 1e-3), "basis-alpha:restarts=3", 60)
+        self.assertTrue((best.calls == 180).all())
+        self.assertTrue((np.median(best.disagreement, 1) <= np.median(first.disagreement, 1)).all())
+        with self.assertRaisesRegex(ValueError, "no option 'restarts'"):
+            resolve_method("pnp-dr:restarts=2")
+        with self.assertRaisesRegex(ValueError, "0"):
+            self.run_method("basis:restarts=0")
+
     def test_better_start_ends_better_where_windows_end(self):
         """Douglas-Rachford from the cyclic Wiener filter: fewer errors in the symbols that the window cuts."""
         rng = np.random.default_rng(6)

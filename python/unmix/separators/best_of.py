@@ -12,16 +12,19 @@ from .common import Outcome, Problem, Separation
 Score = Callable[[Problem, Separation], np.ndarray]
 
 
-def mean_disagreement(problem: Problem, result: Separation) -> np.ndarray:
-    """Mean disagreement of each window, [W], without the blocks of the margins that will be thrown away."""
+def median_disagreement(problem: Problem, result: Separation) -> np.ndarray:
+    """Median disagreement of each window, [W], without the blocks of the margins that will be thrown away.
+
+    The mean is drawn to the symbols that a window's ends cut, and picks worse.
+    """
     edge = problem.margin // problem.block
     blocks = result.disagreement.shape[1]
-    return result.disagreement[:, edge:blocks - edge].mean(axis=1) if 2 * edge < blocks else (
-        result.disagreement.mean(axis=1))
+    kept = slice(edge, blocks - edge) if 2 * edge < blocks else slice(None)
+    return np.median(result.disagreement[:, kept], axis=1)
 
 
 def best_of(problem: Problem, method: Callable[..., Separation], n: int, steps: Optional[int] = None,
-            score: Score = mean_disagreement) -> Separation:
+            score: Score = median_disagreement) -> Separation:
     """Run method(problem, steps=steps) n >= 1 times with different seeds; keep each window's result of least score.
 
     The first run has the problem's own seed. The paper compares its samples by their prior probability; these priors

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Methods by the text that users type: a name, and options behind colons, as in pnp-dr:start=lmmse:relaxation=0.9."""
 
+import functools
 import inspect
 import types
 import typing
@@ -9,6 +10,7 @@ from typing import Any, Optional
 from ..priors import PriorError
 from .alpha_rgs import alpha_rgs
 from .basis import basis, basis_alpha, basis_hard
+from .best_of import best_of
 from .common import Problem, Separation
 from .guided import guided_analytical, guided_dps, guided_dsg, guided_hybrid
 from .lmmse import lmmse, lmmse_cyclic
@@ -37,6 +39,10 @@ METHODS = {
     "zero-forcing": zero_forcing,
 }
 
+#: Methods that depend on the seed. They have the option restarts: best of n runs, see best_of().
+RANDOM = ("alpha-rgs", "basis", "basis-alpha", "basis-hard", "guided-analytical", "guided-dps", "guided-dsg",
+          "guided-hybrid", "reverse-diffusion")
+
 
 class MethodError(ValueError):
     """A method that cannot do what it was asked for; the message is one sentence."""
@@ -60,12 +66,14 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
     the method refuses a value or the problem, PriorError where it refuses a prior.
     """
     name, options = _split(method)
+    restarts = options.pop("restarts", 1)
     if takes_steps(name):
         options["steps"] = steps
     elif steps is not None:
         raise ValueError(f"the method {name} takes no steps")
+    function = functools.partial(METHODS[name], **options)
     try:
-        return METHODS[name](problem, **options)
+        return function(problem) if restarts == 1 else best_of(problem, function, restarts, steps)
     except PriorError:
         raise
     except ValueError as error:
@@ -74,7 +82,7 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
 
 def method_options(name: str) -> dict[str, type]:
     """Options of a method that a text can give, and the type of each: bool, float, int or str."""
-    found = {}
+    found = {"restarts": int} if name in RANDOM else {}
     for key, parameter in inspect.signature(METHODS[name]).parameters.items():
         kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
         kinds = [kind for kind in kinds if kind is not types.NoneType]
