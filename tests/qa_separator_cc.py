@@ -524,6 +524,77 @@ class BrokenInput(gr_unittest.TestCase):
             self.assertEqual(meter.ber(), 0.0)  # of the last 2000 bits
 
 
+class Bursts(gr_unittest.TestCase):
+    """An SOI that is on for a third of the time under continuous interference."""
+
+    def run_block(self, on, sir_db=-9.0, **options):
+        """The reports, and errors (uint8 per symbol) of a separation; on: bool [n], n a multiple of 16."""
+        y, soi, other, bits = mixture(len(on) // 16, sir_db)
+        noise = signals.noise(np.random.default_rng(7), (1, len(on)), 0.01)[0]
+        flow = Flow((soi * on + other + noise).astype(np.complex64), unmix.separator_cc(SOI, OFDM, **options))
+        found = flow.run()
+        self.assertEqual(len(found[0]), len(y))
+        wrong = cons.demodulate(matched_filter(found[0], MODULATION), "qpsk") != bits
+        return flow.reports(), wrong.reshape(-1, 2).sum(1)
+
+    def check(self, reports, wrong, on, settled):
+        """Errors in bursts and stretches without an SOI, after `settled` samples."""
+        burst = on[8::16].copy()
+        burst[:settled // 16] = False
+        inner = burst.copy()
+        for edge in range(1, 5):  # pulses are cut at a burst's ends
+            inner &= np.roll(burst, edge) & np.roll(burst, -edge)
+        self.assertGreater(2 * inner.sum(), 8000)
+        self.assertLess(wrong[inner].sum() / (2 * inner.sum()), 5e-4)
+        self.assertLess(wrong[burst].sum() / (2 * burst.sum()), 1e-3)
+        late = [r for r in reports if r["start"] >= settled]
+        empty = [not on[r["start"]:r["start"] + r["samples"]].any() for r in late]
+        self.assertGreater(sum(empty), 20)
+        for report, nothing in zip(late, empty, strict=True):
+            self.assertTrue(report["separated"])
+            if nothing:
+                self.assertEqual((report["outcome"], report["absent"]), ("no_soi", report["samples"]))
+            off = np.count_nonzero(~on[report["start"]:report["start"] + report["samples"]])
+            self.assertAlmostEqual(report["absent"], off, delta=300)
+        known = [r["sir_db"] for r in late if r["outcome"] == "agreed"]
+        self.assertAlmostEqual(float(np.median(known)), -9.0, delta=0.3)
+
+    def test_levels_are_those_of_the_bursts(self):
+        on = np.arange(16 * 24000) // 4000 % 3 == 0
+        for options in ({}, {"sir_db": -9.0}, {"batch": 4}):
+            self.check(*self.run_block(on, **options), on, 32 * 2304)
+
+    def test_long_pauses_are_said_and_the_soi_is_known_again_when_it_comes_back(self):
+        """It first comes on after 40 windows, and pauses longer than the levels are averaged."""
+        on = np.arange(16 * 40000) // 2304
+        on = ((on >= 40) & (on < 80)) | (on >= 200)
+        reports, wrong = self.run_block(on, averaging=40)
+        outcomes = [r["outcome"] for r in reports]
+        self.assertLess(outcomes[:32].count("agreed"), 4)  # there was no SOI yet, and no levels
+        self.assertEqual(set(outcomes[82:198]), {"no_soi"})
+        for start, end in ((42, 79), (202, 270)):
+            part = slice(start * 144, end * 144)
+            self.assertLess(wrong[part].mean() / 2, 1e-3)
+
+    def test_a_strong_soi_s_coming_and_going_is_no_jump_of_the_power(self):
+        on = np.arange(16 * 24000) // (2304 * 24) % 2 == 0
+        reports, wrong = self.run_block(on, sir_db=0.0)
+        outcomes = [r["outcome"] for r in reports]
+        self.assertEqual(set(outcomes) & {"no_levels", "not_found"}, set())
+        self.assertGreater(outcomes.count("no_soi"), 60)
+        self.assertLess(wrong[on[8::16]].mean() / 2, 1e-3)
+
+    def test_interference_that_jumps_between_bursts_is_followed(self):
+        rng, on = np.random.default_rng(5), np.arange(16 * 24000) // 4000 % 3 == 0
+        _, soi, other, bits = mixture(24000, -6.0)
+        other[len(other) // 2:] *= np.float32(1.8)
+        y = soi * on + other + signals.noise(rng, (1, len(on)), 0.01)[0]
+        found = Flow(y.astype(np.complex64), unmix.separator_cc(SOI, OFDM)).run()[0]
+        wrong = (cons.demodulate(matched_filter(found, MODULATION), "qpsk") != bits).reshape(-1, 2).sum(1)
+        settled = np.arange(len(wrong)) > len(wrong) // 2 + 32 * 144
+        self.assertLess(wrong[on[8::16] & settled].mean() / 2, 2e-3)
+
+
 class Stops(gr_unittest.TestCase):
     def test_stop_interrupts_a_long_separation(self):
         y, *_ = mixture(4000)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The levels of a whole capture, before it is separated: of what is on the air while all of it is."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Optional
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from .captures import Capture
 from .estimators import Levels, estimate_levels
-from .presence import discerning, unexplained
+from .presence import SortedFrames, discerning, least_left, unexplained
 from .priors import Prior
 from .priors.gaussian import expected_spectrum
 from .stream import StreamSeparator
@@ -19,10 +18,6 @@ from .survey import STRETCH, stretches, survey
 LISTENED = 1 << 20
 #: Stretches of the capture that are searched for pauses of the SOI.
 SEARCHED = 32
-#: Share of the capture in which the SOI must pause before its level is taken from the rest alone.
-LEAST_PAUSE = 0.02
-#: Power that the interference's priors leave, relative to where it is large, with the SOI and without.
-WITH, WITHOUT = 0.3, 0.15
 #: Share of the power in which a spectrum may differ from that of SOI and white noise alone, if that explains a capture;
 #: a carrier offset of 5 % of the symbol rate makes up 0.1.
 MOST_MISFIT = 0.2
@@ -112,27 +107,12 @@ def _density_of_bursts(capture: Capture, stream: StreamSeparator, levels: Levels
         return None
     hop = BINS // 2
     taper = np.hanning(BINS + 1)[:BINS]
-    sums: dict[int, np.ndarray] = {}  # by the power that is left in a frame, dB: the sum of such frames' spectra
-    counts: Counter = Counter()
+    frames = SortedFrames()
     for start, count in stretches(capture.length, STRETCH // 4, SEARCHED):
         samples = capture.read(start, count)
         if len(samples) < stream.plan.window:
             continue
         left = unexplained(samples, stream.plan, stream.priors, levels)
-        least = np.lib.stride_tricks.sliding_window_view(left, BINS)[::hop].min(1)
         spectra = np.square(np.abs(np.fft.fft(np.lib.stride_tricks.sliding_window_view(samples, BINS)[::hop] * taper)))
-        classes = np.round(10 * np.log10(np.maximum(least, 1e-30))).astype(int)
-        for decibel in np.unique(classes).tolist():
-            sums[decibel] = sums.get(decibel, 0) + spectra[classes == decibel].sum(0) / np.sum(taper**2)
-            counts[decibel] += int(np.sum(classes == decibel))
-    if not counts:
-        return None
-    values = np.array(sorted(counts))
-    share = np.cumsum([counts[v] for v in values.tolist()]) / counts.total()
-    large = 10 ** (0.1 * values[np.searchsorted(share, 0.97)])
-    pausing = sum(counts[v] for v in counts if 10 ** (0.1 * v) < WITHOUT * large)
-    on = [v for v in counts if 10 ** (0.1 * v) > WITH * large]
-    number = sum(counts[v] for v in on)
-    if pausing < LEAST_PAUSE * counts.total() or number < 16:
-        return None
-    return sum(sums[v] for v in on) / number
+        frames.add(spectra / np.sum(taper**2), least_left(left, BINS, hop))
+    return frames.mean_of_bursts()

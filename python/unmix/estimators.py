@@ -8,6 +8,7 @@ import numpy as np
 import scipy.fft
 import scipy.optimize
 
+from . import presence
 from .captures.formats import ABSURD_MAGNITUDE
 from .priors import Prior, PriorError
 from .priors.cp_ofdm import active_carriers
@@ -83,10 +84,12 @@ def estimate_levels(spectrum: np.ndarray, power: float, priors: Sequence[Prior],
 
 
 class LevelTracker:
-    """Levels of a stream, re-estimated as it goes on, from a spectrum that forgets exponentially.
+    """Levels of a stream, re-estimated as it goes on, from spectra that are forgotten exponentially.
 
     Where an update's power differs from the average by more than JUMP_DB, all before it is forgotten at once: a signal
     came, went or changed. Frames with a thousand times the power of the update's median frame (clicks) are left out.
+    Where the SOI pauses, the levels are those of the frames with it: see update() and presence.SortedFrames. Its coming
+    and going is no change of power, and what is known of it is forgotten HOLD times more slowly while it pauses.
 
     priors: SOI first. sir_db: None to estimate it. memory: samples after which a sample's weight has fallen to 1/e.
     """
@@ -94,64 +97,101 @@ class LevelTracker:
     BINS = 256
     JUMP_DB = 1.5
     CLICK = 1e3
+    HOLD = 8
 
     def __init__(self, priors: Sequence[Prior], sir_db: Optional[float] = None, memory: float = 256 * 2304):
         self.priors, self.sir_db, self.memory = list(priors), sir_db, memory
         #: Why the last update() gave no levels, or None.
         self.reason: Optional[str] = None
         self._rest = np.zeros(0, dtype=np.complex64)  # less than a frame
-        self._spectrum = np.zeros(self.BINS)
-        self._weight = 0.0
+        self._rest_left = np.zeros(0)
+        self._frames = presence.SortedFrames()
+        self._levels: Optional[Levels] = None  # those of the last update
 
-    def update(self, samples: np.ndarray, psd: Optional[Callable[[int], Sequence[np.ndarray]]] = None
-               ) -> Optional[Levels]:
+    def update(self, samples: np.ndarray, psd: Optional[Callable[[int], Sequence[np.ndarray]]] = None,
+               left: Optional[Callable[[Levels], np.ndarray]] = None) -> Optional[Levels]:
         """Take the stream's next samples (complex64 [n]; frames with broken ones are left out) and estimate again.
 
-        psd: see estimate_levels. None where the spectrum shows nothing of one of the signals, see `reason`.
+        psd: see estimate_levels. left: answers, for rough levels, the power that the interference alone leaves of the
+        samples, float [n], see presence.unexplained; None where pauses of the SOI cannot be told.
+        None where the spectrum shows nothing of one of the signals, see `reason`.
         """
-        self._take(np.concatenate([self._rest, samples]))
-        self.reason = None
-        if not self._weight:
-            self.reason = f"there were no {self.BINS} sound samples yet to estimate levels from"
-            return None
-        density = self._spectrum / self._weight
+        self._take(samples, psd, left)
+        self._levels, self.reason = self._fit(self._frames.mean_of_bursts(), psd)
+        if self._levels is None:
+            self._levels, self.reason = self._fit(self._frames.mean(), psd)
+        return self._levels
+
+    def _fit(self, density: Optional[np.ndarray], psd: Optional[Callable[[int], Sequence[np.ndarray]]]
+             ) -> tuple[Optional[Levels], Optional[str]]:
+        """Levels by a mean spectrum, or why there are none."""
+        if density is None:
+            return None, f"there were no {self.BINS} sound samples yet to estimate levels from"
         if not density.sum() > 0:
-            self.reason = "the stream is silent"
-            return None
+            return None, "the stream is silent"
         try:
             levels = estimate_levels(density, float(density.mean()), self.priors, self.sir_db, psd)
         except ValueError as error:
-            self.reason = str(error)
-            return None
+            return None, str(error)
         missing = ", ".join(p.name for p, gain in zip(self.priors, levels.gains, strict=True) if not gain > 0)
-        if missing:
-            self.reason = f"the spectrum shows nothing of {missing}"
-            return None
-        return levels
+        return (None, f"the spectrum shows nothing of {missing}") if missing else (levels, None)
 
-    def _take(self, samples: np.ndarray) -> None:
+    def _without_soi(self, density: np.ndarray, psd: Optional[Callable[[int], Sequence[np.ndarray]]]
+                     ) -> Optional[Levels]:
+        """Levels of the interference where the spectrum shows no SOI, whose own is arbitrary; None where none shows."""
+        others = None if psd is None else (lambda bins: psd(bins)[1:])
+        try:
+            levels = estimate_levels(density, float(density.mean()), self.priors[1:], None, others)
+        except ValueError:
+            return None
+        return Levels(np.append(levels.gains.max(), levels.gains), levels.noise_variance)
+
+    def _take(self, samples: np.ndarray, psd: Optional[Callable[[int], Sequence[np.ndarray]]],
+              left: Optional[Callable[[Levels], np.ndarray]]) -> None:
         """Add frames of BINS samples that overlap by half, of weights 1, decay, decay^2, ... back from the newest."""
         hop = self.BINS // 2
-        count = max(0, (len(samples) - self.BINS) // hop + 1)
-        self._rest = samples[count * hop:]
+        held, fresh = np.concatenate([self._rest, samples]), len(samples)
+        before = np.concatenate([self._rest_left, np.full(len(self._rest) - len(self._rest_left), np.inf)])
+        count = max(0, (len(held) - self.BINS) // hop + 1)
+        self._rest, self._rest_left = held[count * hop:], np.zeros(0)
         if not count:
             return
-        frames = np.lib.stride_tricks.sliding_window_view(samples, self.BINS)[::hop][:count]
-        whole = (np.abs(frames) < ABSURD_MAGNITUDE).all(1)  # false for NaN
+        frames = np.lib.stride_tricks.sliding_window_view(held, self.BINS)[::hop][:count]
+        kept = (np.abs(frames) < ABSURD_MAGNITUDE).all(1)  # false for NaN
         taper = np.hanning(self.BINS + 1)[:self.BINS]
-        power = np.abs(np.fft.fft(frames[whole] * taper)) ** 2 / np.sum(taper**2)
+        power = np.abs(np.fft.fft(frames[kept] * taper)) ** 2 / np.sum(taper**2)
         if not len(power):
             return
         total = power.mean(1)
         usual = total <= self.CLICK * max(np.median(total), 1e-30)
         power, now = power[usual], float(total[usual].mean())
-        before = self._spectrum.mean() / self._weight if self._weight else now
-        if abs(np.log10(max(now, 1e-30) / max(before, 1e-30))) > self.JUMP_DB / 10:
-            self._spectrum, self._weight = np.zeros(self.BINS), 0.0
-        weights = np.exp(-hop / self.memory * np.arange(len(power))[::-1])
-        decay = np.exp(-hop / self.memory * len(power))
-        self._spectrum = self._spectrum * decay + weights @ power
-        self._weight = self._weight * decay + weights.sum()
+        kept[kept] = usual
+
+        def remains(levels: Optional[Levels]) -> Optional[np.ndarray]:
+            """What the interference leaves of each frame that is kept."""
+            if left is None or levels is None or not fresh:
+                return None
+            measured = np.concatenate([before, left(levels)])
+            self._rest_left = measured[count * hop:]
+            return presence.least_left(measured, self.BINS, hop)[:count][kept]
+
+        known, rest = self._frames.mean(), None
+        if known is not None and self._jumped(now, float(known.mean())):
+            rest = remains(self._levels)
+            own = 0.0 if rest is None else float(rest.mean())
+            if rest is None or self._jumped(now - own, float(known.mean()) - self._frames.left()):
+                self._frames, self._levels, rest = presence.SortedFrames(), None, None
+        if rest is None and left is not None:
+            rough = self._levels or self._fit(power.mean(0), psd)[0] or self._without_soi(power.mean(0), psd)
+            rest = remains(rough)
+        decay = np.exp(-hop / self.memory)
+        if rest is None:  # all frames are alike, or all of them is left
+            rest = np.ones(len(power)) if left is None else power.mean(1)
+        self._frames.forget(decay, rest, self.HOLD)
+        self._frames.add(power, rest, decay**np.arange(len(power))[::-1])
+
+    def _jumped(self, now: float, before: float) -> bool:
+        return abs(np.log10(max(now, 1e-30) / max(before, 1e-30))) > self.JUMP_DB / 10
 
 
 def ofdm_start_and_phase(windows: np.ndarray, module, occupied: Sequence[tuple[float, float]] = (),

@@ -146,8 +146,9 @@ def _spectrum(figure, scene: _Scene) -> None:
         place = np.fft.fftshift(np.fft.fftfreq(len(density))) * frequency
         first = name == "capture"
         floor = min(floor, level.min()) if first else floor  # what lies far below the capture means nothing
+        while_on = ", while it is on" if name == "SOI" and scene.report["result"]["no_soi"] else ""
         axis.plot(place, level, color=colour, lw=3.5 if first else 1.5, zorder=1 if first else 2,
-                  label="before: capture" if first else f"after: {name}")
+                  label="before: capture" if first else f"after: {name}{while_on}")
     axis.set(xlabel=frequency_label, ylabel=label, xlim=(-0.5 * frequency, 0.5 * frequency), title=scene.title)
     axis.set_ylim(max(axis.get_ylim()[0], floor - 25))
     axis.grid(alpha=0.3)
@@ -155,7 +156,10 @@ def _spectrum(figure, scene: _Scene) -> None:
 
 
 def _symbols(scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Up to POINTS symbols behind the matched filter, of the capture and of the capture less the interference."""
+    """Up to POINTS symbols behind the matched filter, of the capture and of the capture less the interference.
+
+    Symbols where the SOI pauses are left out.
+    """
     if scene.symbols is not None:
         return scene.symbols[0], scene.symbols[1]
     modulation = scene.modulation
@@ -164,13 +168,18 @@ def _symbols(scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
     total = scene.capture.length // sps
     each = min(total, 128)
     before, after = [], []
+    pauses = scene.report["result"]["no_soi"]
+    first = np.array([s["start"] for s in pauses])
+    behind = np.array([s["start"] + s["samples"] for s in pauses])
     for start in np.linspace(0, total - each, max(1, min(POINTS, total) // max(1, each))).astype(int):
         begin = max(0, start - guard)  # pulses reach into the stretch from both sides
         span = (begin * sps, (start + each + guard - begin) * sps)
         mixture = scene.capture.read(*span)
         rest = mixture - sum(s.read(*span) for s in scene.separated[1:])
+        centre = (start + np.arange(each) + 0.5) * sps
+        sent = np.searchsorted(first, centre, "right") == np.searchsorted(behind, centre, "right")
         for waves, found in ((mixture, before), (rest, after)):
-            found.append(matched_filter(waves / gain, modulation)[start - begin:start - begin + each])
+            found.append(matched_filter(waves / gain, modulation)[start - begin:start - begin + each][sent])
     return np.concatenate(before), np.concatenate(after)
 
 
@@ -183,7 +192,8 @@ def _constellation(figure, scene: _Scene) -> None:
     headings = {"before": "before: matched filter on the capture",
                 "after": "after: matched filter on capture − interference"}
     for axis, symbols, when in zip(axes, _symbols(scene), ("before", "after"), strict=True):
-        limit = 1.15 * max(1.2, float(np.percentile(np.abs(np.stack([symbols.real, symbols.imag])), 99.7)))
+        parts = np.append(np.abs([symbols.real, symbols.imag]), 0)  # there may be no symbols
+        limit = 1.15 * max(1.2, float(np.percentile(parts, 99.7)))
         axis.axhline(0, color="0.8", lw=0.8, zorder=0)
         axis.axvline(0, color="0.8", lw=0.8, zorder=0)
         axis.scatter(symbols.real, symbols.imag, s=7, alpha=0.6, color="tab:blue", linewidths=0)
@@ -220,7 +230,8 @@ def _agreement(figure, scene: _Scene) -> None:
             axis.plot((ends[1:] + ends[:-1]) / 2, values, ".", color=colour, ms=6)
         axis.grid(alpha=0.3)
 
-    steps(upper, column("agreement"), "tab:blue")
+    heard = np.array([w["outcome"] != "no_soi" for w in windows])  # the others have no symbols to agree on
+    steps(upper, np.where(heard, column("agreement"), np.nan), "tab:blue")
     upper.axhline(words.TRUST, color="tab:red", ls="--", lw=1, label=f"distrusted below {words.TRUST:g}")
     upper.set(ylim=(-0.05, 1.05), ylabel="agreement\n(share of symbols)")
     disagreement = _decibel(np.maximum(column("disagreement"), 1e-8))
@@ -230,18 +241,24 @@ def _agreement(figure, scene: _Scene) -> None:
         for axis in (upper, middle):
             axis.text(0.5, 0.5, f"{scene.report['settings']['method']} does not check its own result", ha="center",
                       va="center", transform=axis.transAxes, color="0.4")
-    steps(lower, column("sir_db"), "tab:green")
-    level = scene.report["levels"]["sir_db"]
-    how = "estimated from the whole capture" if scene.report["levels"]["sir_estimated"] else "as given"
-    lower.axhline(level, color="0.4", ls="--", lw=1, label=f"{level:.1f} dB, {how}")
-    bottom, top = lower.get_ylim()
-    lower.set_ylim(min(bottom, level - 0.5), max(top, level + 0.5))
+    ratio, level = column("sir_db"), scene.report["levels"]["sir_db"]
+    steps(lower, np.where(np.isfinite(ratio), ratio, np.nan), "tab:green")
+    if math.isfinite(level):
+        how = "estimated from the whole capture" if scene.report["levels"]["sir_estimated"] else "as given"
+        lower.axhline(level, color="0.4", ls="--", lw=1, label=f"{level:.1f} dB, {how}")
+        lower.legend(loc="best", fontsize=9)
+        bottom, top = lower.get_ylim()
+        lower.set_ylim(min(bottom, level - 0.5), max(top, level + 0.5))
+    else:
+        lower.text(0.5, 0.5, "no interference", ha="center", va="center", transform=lower.transAxes, color="0.4")
     lower.set(xlabel=time_label, ylabel="SIR (dB)", xlim=(0, scene.capture.length * time))
-    for i, stretch in enumerate(scene.report["result"]["distrusted"]):
-        for axis in (upper, middle, lower):
-            axis.axvspan(stretch["start"] * time, (stretch["start"] + stretch["samples"]) * time, color="tab:red",
-                         alpha=0.12, lw=0, label="to distrust" if i == 0 and axis is upper else None)
+    result = scene.report["result"]
+    for stretches, colour, label in ((result["no_soi"], "0.5", "no SOI"),
+                                     (result["distrusted"], "tab:red", "to distrust")):
+        for i, stretch in enumerate(stretches):
+            for axis in (upper, middle, lower):
+                axis.axvspan(stretch["start"] * time, (stretch["start"] + stretch["samples"]) * time, color=colour,
+                             alpha=0.15, lw=0, label=label if i == 0 and axis is upper else None)
     upper.legend(loc="lower right", fontsize=9)
-    lower.legend(loc="best", fontsize=9)
     figure.suptitle(f"{scene.title}: how far the estimates explain the capture", fontsize=11)
     figure.align_ylabels()

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 VARIANCE = 0.03
 #: Symbols of the SOI over which power is averaged: three OFDM symbols of 802.11 at 16 samples per symbol.
 SMOOTH = 16
+#: Power that the interference's priors leave of a frame, relative to where it is large, with the SOI and without.
+WITH, WITHOUT = 0.3, 0.15
+#: Share of the frames in which the SOI must pause before its level is taken from the rest alone.
+LEAST_PAUSE = 0.02
+#: Frames with an SOI that are needed for its level.
+FEWEST = 16
 #: Share of what an SOI would leave below which there is none. Where it pauses 0.001 to 0.1 of its power remain, where
 #: it does not 0.55 to 0.95 (simulated OFDM and recordings of 802.11 up to 64QAM, SIR -15 to -3 dB).
 LEAST = 0.25
@@ -96,11 +102,12 @@ def pauses_of(weak: np.ndarray, smooth: int) -> np.ndarray:
     """Pauses bool [W, N] where power averaged over `smooth` samples is less than LEAST of its usual value, bool [W, N].
 
     Power falls that low once LEAST of the average lies in the pause's surroundings, so pauses are longer by that on
-    either side, less a symbol; those of less than half an average are taken for chance.
+    either side; less two symbols, since bits of a burst cost more than a longer one. Pauses of less than half an
+    average are taken for chance.
     """
     long_enough = scipy.ndimage.binary_opening(
         np.pad(weak, ((0, 0), (smooth, smooth)), "edge"), np.ones((1, max(1, smooth // 2)), bool))
-    more = max(0, round(smooth * (LEAST - 1 / SMOOTH)))
+    more = max(0, round(smooth * (LEAST - 2 / SMOOTH)))
     return scipy.ndimage.binary_dilation(long_enough, np.ones((1, 2 * more + 1), bool))[:, smooth:-smooth]
 
 
@@ -115,7 +122,80 @@ def runs(flags: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels: "Levels") -> np.ndarray:
+class SortedFrames:
+    """Spectra of frames, added up by the power that the interference alone leaves in them, in whole dB.
+
+    Those with the SOI stand out of those without it. What is held does not grow with the number of frames.
+    """
+
+    def __init__(self):
+        self._sums: dict[int, np.ndarray] = {}
+        self._weights: dict[int, float] = {}
+
+    @property
+    def weight(self) -> float:
+        """Of all frames."""
+        return sum(self._weights.values())
+
+    def add(self, spectra: np.ndarray, left: np.ndarray, weights: Optional[np.ndarray] = None) -> None:
+        """Add frames: spectra float [n, bins], power that is left float [n], weights float [n] (default: 1)."""
+        weights = np.ones(len(left)) if weights is None else weights
+        classes = np.round(10 * np.log10(np.maximum(left, 1e-30))).astype(int)
+        for decibel in np.unique(classes).tolist():
+            own = classes == decibel
+            self._sums[decibel] = self._sums.get(decibel, 0) + weights[own] @ spectra[own]
+            self._weights[decibel] = self._weights.get(decibel, 0.0) + float(weights[own].sum())
+
+    def forget(self, decay: float, left: np.ndarray, hold: float = 1.0) -> None:
+        """Multiply all weights by `decay` for each new frame, of which the power `left`, float [n], is left.
+
+        Where the SOI pauses, frames with it are forgotten `hold` times more slowly by new ones without it.
+        """
+        active = self.active()
+        new = len(left)
+        later = int(np.sum(left > 10 ** (0.1 * (min(active) - 0.5)))) if active else new
+        for decibel in list(self._weights):
+            factor = decay ** (later + (new - later) / hold if decibel in active else new)
+            self._weights[decibel] *= factor
+            self._sums[decibel] = self._sums[decibel] * factor
+            if self._weights[decibel] < 1e-6:
+                del self._weights[decibel], self._sums[decibel]
+
+    def mean(self) -> Optional[np.ndarray]:
+        """Mean spectrum of all frames, None where there are none."""
+        return self._mean(list(self._weights))
+
+    def left(self) -> float:
+        """Mean power that is left."""
+        return sum(w * 10 ** (0.1 * d) for d, w in self._weights.items()) / max(self.weight, 1e-30)
+
+    def active(self) -> list[int]:
+        """Classes of the frames with an SOI; none where it hardly pauses, so that there is nothing to tell apart."""
+        if not self._weights:
+            return []
+        classes = np.array(sorted(self._weights))
+        share = np.cumsum([self._weights[d] for d in classes.tolist()]) / self.weight
+        large = 10 ** (0.1 * classes[min(np.searchsorted(share, 0.97), len(classes) - 1)])
+        pausing = sum(w for d, w in self._weights.items() if 10 ** (0.1 * d) < WITHOUT * large)
+        active = [d for d in self._weights if 10 ** (0.1 * d) > WITH * large]
+        enough = sum(self._weights[d] for d in active) >= FEWEST
+        return active if enough and pausing >= LEAST_PAUSE * self.weight else []
+
+    def mean_of_bursts(self) -> Optional[np.ndarray]:
+        """Mean spectrum of the frames with an SOI, None where it hardly pauses."""
+        return self._mean(self.active())
+
+    def _mean(self, classes: list[int]) -> Optional[np.ndarray]:
+        return sum(self._sums[d] for d in classes) / sum(self._weights[d] for d in classes) if classes else None
+
+
+def least_left(left: np.ndarray, frame: int, hop: int) -> np.ndarray:
+    """The least of a power float [n] in each frame."""
+    return np.lib.stride_tricks.sliding_window_view(left, frame)[::hop].min(1)
+
+
+def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels: "Levels", device: str = "cpu"
+                ) -> np.ndarray:
     """Power in the SOI's band of what the interference alone leaves of a stretch of samples complex64 [n], float [n].
 
     priors: of all sources, the SOI first; the others' trackers are made anew. Broken samples count as zero.
@@ -133,6 +213,7 @@ def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels
             sides.append(prior.side_information(mixture / np.float32(levels.gains[0]), others))
         else:
             sides.append(np.asarray(tracker.side(held, 0, windows, levels), np.float32))
-    left = power_in_band(rest(mixture, priors[1:], sides[1:], levels.gains[1:], levels.noise_variance), priors[0])
+    left = power_in_band(rest(mixture, priors[1:], sides[1:], levels.gains[1:], levels.noise_variance, device),
+                         priors[0])
     return np.concatenate([row[w.keep_from - w.start:w.keep_to - w.start]
                            for row, w in zip(left, windows, strict=True)])

@@ -156,7 +156,7 @@ class Quality:
         rows = 3 if self._truth is None else 4
         self._symbols = None if modulation is None else (SyncedSymbols if blind else SymbolStream)(modulation, rows)
         self._blind = blind
-        #: The first symbols before and after, complex64 [2, <= SHOWN], where timing and phase are found blind.
+        #: The first symbols that were sent, complex64 [2 (before, after), <= SHOWN], where timing is found blind.
         self.shown = np.zeros((2, 0), np.complex64)
         self._alignment = Alignment(modulation, reference.bits) if blind and reference and self._truth is None else None
         self._skipped = 0.0  # symbols before the first that was found
@@ -206,9 +206,9 @@ class Quality:
             self._tally([decide(row, self._modulation) for row in aligned], truth, self._sent(aligned[1]))
         if not count:
             return np.zeros(0, np.uint8)
-        if self._blind and self.shown.shape[1] < SHOWN:
-            self.shown = np.concatenate([self.shown, symbols[:2]], axis=1)[:, :SHOWN]
         sent = self._sent(symbols[2])
+        if self._blind and self.shown.shape[1] < SHOWN:
+            self.shown = np.concatenate([self.shown, symbols[:2, sent]], axis=1)[:, :SHOWN]
         true = sent if self._truth is None or not self._paused else sent & self._sent(symbols[3])
         for i in range(2):
             if sent.any():

@@ -266,9 +266,9 @@ class Recording:
         if self._tracker.sync is None and self.capture.length <= self._tracker.most:
             raise RecordingError(
                 f"no SOI found in {self.capture.path}: no timing and carrier of {self.priors[0].name} stand out of it "
-                f"(false alarms: {100 * FALSE_ALARM:g} % at most); is there one, and do --soi and --interference "
-                f"describe what is there? Carrier offsets up to {100 * self._tracker.most_offset:.3g} % of the symbol "
-                "rate are sought, and longer captures show more")
+                f"(without an SOI one is found in {100 * FALSE_ALARM:g} % of captures at most); is there one, and do "
+                f"--soi and --interference describe what is there? Carrier offsets up to "
+                f"{100 * self._tracker.most_offset:.3g} % of the symbol rate are sought, and longer captures show more")
         if self._tracker.sync is None:
             self._announce("SOI: its timing and frequency do not show yet; windows pass through until they do")
         else:
@@ -509,8 +509,8 @@ class Recording:
             if tally.checks and self._tracker.sync is not None and 10 * tally.agreed < heard:
                 outcome["summary"].append(
                     "warning: the separation does not confirm the SOI that was found: there may be none, its carrier "
-                    "may be more than 5 % of the symbol rate off, or --soi or --interference may not describe what is "
-                    "there")
+                    f"may be more than {100 * self._tracker.most_offset:.3g} % of the symbol rate off, or --soi or "
+                    "--interference may not describe what is there")
             truth = outcome["quality"]["reference"]
             if truth and truth.get("delay_symbols") is not None:
                 degrees, delay = truth["rotation_deg"] % 360, truth["delay_symbols"]

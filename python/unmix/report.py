@@ -20,6 +20,7 @@ FORMAT = 1
 SIR_DRIFT_DB = 3.0  # the windows' SIR may differ by this from the assumed one
 MOST_WINDOWS = 20000
 MOST_STRETCHES = 1000
+LISTED = 3  # stretches of a kind in the summary
 
 
 class Tally:
@@ -204,9 +205,12 @@ def summary(report: dict) -> list[str]:
     if result["agreed"] is None:
         lines.append(f"{count} windows done, {took}; {settings['method']} does not check its own result")
     else:
-        heard = count - result["outcomes"].get("silent", 0)
+        empty = result["outcomes"].get("no_soi", 0)
+        heard, agreed = count - result["outcomes"].get("silent", 0) - empty, result["agreed"] - empty
         only = "the only window agreed" if result["agreed"] else "the only window did not agree"
-        verdict = only if count == 1 else f"{result['agreed']} of {heard} windows agreed"
+        verdict = only if count == 1 else f"{agreed} of {heard} windows{' with an SOI' if empty else ''} agreed"
+        if empty == count:
+            verdict = f"none of {count} windows holds an SOI"
         lines.append(f"{verdict}, {took}")
         if result["sir_db"] is not None:
             lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
@@ -229,8 +233,9 @@ def summary(report: dict) -> list[str]:
     if truth and "ber_after" in truth and truth["ber_after"]["bits"]:
         before, after = truth["ber_before"], truth["ber_after"]
         low, high = after["ci95"]
+        where = " where the SOI was not found to pause" if result["no_soi"] else ""
         lines.append(f"bit error rate {error_rate(before['rate'])} before, {error_rate(after['rate'])} after "
-                     f"({after['errors']} of {after['bits']} bits, 95 % interval {error_rate(low)} to "
+                     f"({after['errors']} of {after['bits']} bits{where}, 95 % interval {error_rate(low)} to "
                      f"{error_rate(high)})")
         if truth.get("true_bits", quality["bits"]) != quality["bits"]:
             lines.append(f"the reference holds {truth['true_bits']} bits and the capture {quality['bits']}; "
@@ -243,9 +248,9 @@ def summary(report: dict) -> list[str]:
 
 def listing(stretches: Sequence[dict], rate: Optional[float]) -> str:
     """The first stretches of a list for people."""
-    listed = [span(s["start"], s["samples"], rate) for s in stretches[:5]]
-    if len(stretches) > 5:
-        listed.append(f"and {len(stretches) - 5} more in the report")
+    listed = [span(s["start"], s["samples"], rate) for s in stretches[:LISTED]]
+    if len(stretches) > LISTED:
+        listed.append(f"and {len(stretches) - LISTED} more in the report")
     return ", ".join(listed)
 
 

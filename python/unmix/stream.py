@@ -34,9 +34,9 @@ class WindowReport:
     start: its first kept sample; length: kept samples. sir_db: as re-estimated in the window. agreement: the share
     (0 .. 1) of kept symbols on which the sources' estimates explain the mixture. disagreement: what they leave
     unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ..., "no_soi" where
-    the interference alone explains all that is kept (the SOI is zero, the interference the mixture; no SIR),
-    "no_interference" where the levels have none (the SOI is the mixture), or one of PASSED. seconds: of computing.
-    absent: kept stretches without an SOI, (first sample, samples); agreement is that of the others.
+    the interference alone explains all that is kept (the SOI is zero, the interference the mixture; neither SIR nor
+    disagreement), "no_interference" where the levels have none (the SOI is the mixture), or one of PASSED. seconds: of
+    computing. absent: kept stretches without an SOI, (first sample, samples); agreement is that of the others.
     """
 
     number: int
@@ -202,8 +202,8 @@ class StreamSeparator:
         began = time.monotonic()
         levels = self._current_levels(windows[-1].start + length)
         whole = (np.abs(mixture) < ABSURD_MAGNITUDE).all(1)  # false for NaN
-        sides = self._sides(self.trackers, self._held(windows[-1].start + length), self._buffer_start, exact, mixture,
-                            levels)
+        sides = trackers.sides(self.priors, self.trackers, self._held(windows[-1].start + length), self._buffer_start,
+                               exact, mixture, levels)
         found = np.ones(len(windows), dtype=bool)
         for tracker, side in zip(self.trackers, sides or [], strict=False):
             found &= tracker is None or np.isfinite(side).all(1)
@@ -263,7 +263,15 @@ class StreamSeparator:
         begin = max(self._surveyed, self._buffer_start)
         self._surveyed = max(self._surveyed, min(end, self._received))
         fresh = self._buffer[begin - self._buffer_start:self._surveyed - self._buffer_start]
-        levels = self.levels.update(fresh, trackers.spectra(self.priors, self.trackers))
+        left = None
+        if presence.discerning(self.priors[1:]):
+            piece = max(0, min(begin, self._surveyed - self.plan.window) - self._buffer_start)  # a window at least
+            held = self._buffer[piece:self._surveyed - self._buffer_start]
+
+            def left(rough: Levels) -> np.ndarray:
+                power = presence.unexplained(held, self.plan, self.priors, rough, self.device)
+                return power[len(held) - len(fresh):]
+        levels = self.levels.update(fresh, trackers.spectra(self.priors, self.trackers), left)
         if levels is not None and any(hasattr(t, "psd") and t.psd(64) is None for t in self.trackers):
             known = self.listen(self._held(end), levels)
             levels = levels if known is None else self.levels.update(fresh[:0], known) or levels
@@ -275,11 +283,7 @@ class StreamSeparator:
         levels: rough ones. The stream's own trackers do not take part. None where no tracker measures a spectrum.
         """
         scouts = [t if hasattr(t, "psd") else None for t in trackers.make(self.priors)]
-        windows = list(self.plan.windows(len(samples))) if any(scouts) else []
-        for begin in range(0, len(windows), 64):
-            group = windows[begin:begin + 64]
-            start, end = group[0].start, group[-1].start + self.plan.window
-            held = np.pad(samples[start:end], (0, max(0, end - len(samples))))
+        for held, start, group in trackers.groups(self.plan, samples) if any(scouts) else ():
             for scout in (s for s in scouts if s is not None):
                 scout.side(held, start, group, levels)
             if all(s is None or s.psd(64) is not None for s in scouts):
@@ -292,13 +296,9 @@ class StreamSeparator:
         if not any(hasattr(t, "adopt") for t in self.trackers) or not len(samples):
             return
         scouts = trackers.make(self.priors)
-        windows = list(self.plan.windows(len(samples)))
-        for begin in range(0, len(windows), 64):
-            group = windows[begin:begin + 64]
-            start, end = group[0].start, group[-1].start + self.plan.window
-            held = np.pad(samples[start:end], (0, max(0, end - len(samples))))
+        for held, start, group in trackers.groups(self.plan, samples):
             mixture = np.stack([held[w.start - start:w.start - start + w.length] for w in group])
-            self._sides(scouts, held, start, group, mixture, levels)
+            trackers.sides(self.priors, scouts, held, start, group, mixture, levels)
             if all(t.settled for t in scouts if hasattr(t, "adopt")):
                 break
         for tracker, scout in zip(self.trackers, scouts, strict=True):
@@ -309,31 +309,6 @@ class StreamSeparator:
         """The stream from what is held of it up to sample `end`, with zeros beyond its own end."""
         end -= self._buffer_start
         return np.pad(self._buffer[:end], (0, max(0, end - len(self._buffer))))
-
-    def _sides(self, followers: list[Optional[trackers.Tracker]], samples: np.ndarray, start: int,
-               windows: list[Window], mixture: np.ndarray, levels: Optional[Levels]
-               ) -> Optional[list[Optional[np.ndarray]]]:
-        """Side information per prior: the trackers', or what the windows show; None where there is no tracker at all.
-
-        Trackers that want to hear of the others come last.
-        """
-        if not any(followers):
-            return None
-        sides: list[Optional[np.ndarray]] = [None] * len(followers)
-        for i in sorted(range(len(followers)), key=lambda i: hasattr(followers[i], "hear")):
-            prior, tracker = self.priors[i], followers[i]
-            if tracker is None:
-                gain = 1.0 if levels is None else levels.gains[0]
-                sound = np.where(np.abs(mixture) < ABSURD_MAGNITUDE, mixture, 0) / np.float32(gain)
-                sides[i] = prior.side_information(sound, [o for o in self.priors if o is not prior])
-                continue
-            if levels is not None and not levels.gains[i] > 0:  # not there, so that there is nothing to follow
-                sides[i] = np.zeros((len(windows), len(prior.info["side"])), np.float32)
-                continue
-            if hasattr(tracker, "hear"):
-                tracker.hear([side for j, side in enumerate(sides) if j != i])
-            sides[i] = np.asarray(tracker.side(samples, start, windows, levels), dtype=np.float32)
-        return sides
 
     def _learn(self, windows: list[Window], sources: np.ndarray, reports: list[WindowReport],
                sides: Optional[list[Optional[np.ndarray]]], ready: np.ndarray
@@ -421,7 +396,7 @@ class StreamSeparator:
             reports[i] = replace(reports[i], absent=absent)
             if whole[row]:
                 reports[i] = replace(reports[i], outcome="no_soi", agreement=1.0, sir_db=float("nan"),
-                                     disagreement=0.0)
+                                     disagreement=float("nan"))
 
     def _solve(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
                sides: Optional[list[Optional[np.ndarray]]], levels: Levels, progress: Optional[Progress]

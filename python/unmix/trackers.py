@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a prior needs to know about each window of a stream, followed from batch to batch: StreamSeparator's hook."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Protocol
 
 import numpy as np
 
+from .captures.formats import ABSURD_MAGNITUDE
+
 if TYPE_CHECKING:
     from .estimators import Levels
     from .priors import Prior
-    from .windows import Window
+    from .windows import Plan, Window
 
 
 class Tracker(Protocol):
@@ -64,3 +66,39 @@ def spectra(priors: Sequence["Prior"], trackers: Sequence[Optional[Tracker]]) ->
         measured = [t.psd(bins) if hasattr(t, "psd") else None for t in trackers]
         return [p.psd(bins) if own is None else own for p, own in zip(priors, measured, strict=True)]
     return psd
+
+
+def sides(priors: Sequence["Prior"], trackers: Sequence[Optional[Tracker]], samples: np.ndarray, start: int,
+          windows: Sequence["Window"], mixture: np.ndarray, levels: Optional["Levels"]
+          ) -> Optional[list[Optional[np.ndarray]]]:
+    """Side information per prior: the trackers', or what the windows show; None where there is no tracker at all.
+
+    samples, start, windows, levels: see Tracker.side. mixture: the windows, complex64 [W, N]. Trackers that want to
+    hear of the others come last.
+    """
+    if not any(trackers):
+        return None
+    found: list[Optional[np.ndarray]] = [None] * len(trackers)
+    for i in sorted(range(len(trackers)), key=lambda i: hasattr(trackers[i], "hear")):
+        prior, tracker = priors[i], trackers[i]
+        if tracker is None:
+            gain = 1.0 if levels is None else levels.gains[0]
+            sound = np.where(np.abs(mixture) < ABSURD_MAGNITUDE, mixture, 0) / np.float32(gain)
+            found[i] = prior.side_information(sound, [o for o in priors if o is not prior])
+            continue
+        if levels is not None and not levels.gains[i] > 0:  # not there, so that there is nothing to follow
+            found[i] = np.zeros((len(windows), len(prior.info["side"])), np.float32)
+            continue
+        if hasattr(tracker, "hear"):
+            tracker.hear([side for j, side in enumerate(found) if j != i])
+        found[i] = np.asarray(tracker.side(samples, start, windows, levels), dtype=np.float32)
+    return found
+
+
+def groups(plan: "Plan", samples: np.ndarray) -> Iterator[tuple[np.ndarray, int, list["Window"]]]:
+    """The windows of samples complex64 [n], 64 at a time, as Tracker.side takes them: samples, their start, windows."""
+    windows = list(plan.windows(len(samples)))
+    for begin in range(0, len(windows), 64):
+        group = windows[begin:begin + 64]
+        start, end = group[0].start, group[-1].start + plan.window
+        yield np.pad(samples[start:end], (0, max(0, end - len(samples)))), start, group

@@ -36,15 +36,20 @@ class separator_cc(gr.basic_block):
     the method's own. window, overlap: samples; None: 2560, or what a prior was made for, and about a tenth of it.
     batch: windows that are separated at a time. device: auto, cpu or cuda. seed: of random numbers.
     levels: None to estimate the signals' amplitudes from the stream, averaged over about the last `averaging` windows
-    or since the power last changed by more than 1.5 dB from one batch to the next; or K amplitudes, SOI first, in the
+    or since the power last changed by more than 1.5 dB from one batch to the next. Where the SOI pauses (but under
+    priors that explain anything, Gaussian and learned ones), its level is that of the bursts; it is held while the SOI
+    pauses, for up to about 20 times as long, and an SOI that becomes 8 dB weaker from one moment to the next is taken
+    for one that pauses until then. Known SIRs are those of the bursts. Or K amplitudes, SOI first, in the
     stream's units, and the white noise's power (sir_db must be None then).
 
     The same stream and settings give the same output, however GNU Radio cuts the stream. A window with samples that
     are NaN, infinite or beyond 1e18, or in which the spectrum shows nothing of one of the signals, passes through as
-    the SOI, with zeros for the interference; `unseparated` counts such windows.
+    the SOI, with zeros for the interference; `unseparated` counts such windows. Where the SOI pauses it is zero,
+    and the first interference is the rest.
 
     Message port report: a dictionary per window: window, start (its first kept sample), samples, sir_db, agreement
-    (0 .. 1), disagreement, steps, seconds, method, outcome, separated (bool), unseparated (so far).
+    (0 .. 1), disagreement, steps, seconds, method, outcome, absent (samples in which the SOI pauses), separated (bool),
+    unseparated (so far). Outcomes: see stream.WindowReport; "no_soi" where the SOI pauses in the whole window.
     Message port control: a dictionary, or a pair, with sir_db, steps (numbers, or the symbol auto), averaging (number)
     and method (symbol); what is malformed is dropped whole, with a warning. Messages and set_*, which may be called
     from any thread, take effect with the next batch.
@@ -187,8 +192,8 @@ class separator_cc(gr.basic_block):
             self._unseparated += not r.separated
             values = {"window": r.number, "start": r.start, "samples": r.length, "sir_db": r.sir_db,
                       "agreement": r.agreement, "disagreement": r.disagreement, "steps": r.calls, "seconds": r.seconds,
-                      "method": self._stream.method, "outcome": r.outcome, "separated": r.separated,
-                      "unseparated": self._unseparated}
+                      "method": self._stream.method, "outcome": r.outcome, "absent": sum(n for _, n in r.absent),
+                      "separated": r.separated, "unseparated": self._unseparated}
             message = pmt.make_dict()
             for key, value in values.items():
                 message = pmt.dict_add(message, pmt.intern(key), pmt.to_pmt(value))
