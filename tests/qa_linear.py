@@ -13,7 +13,7 @@ from gnuradio.unmix.priors.prior import to_bytes
 from gnuradio.unmix.priors.wifi import DOUBTFUL, FIELDS, PIECES, TAPS, Wifi
 from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, alpha_rgs
 from gnuradio.unmix.separators.lmmse import Wiener, lmmse, lmmse_cyclic
-from gnuradio.unmix.separators.moments import LinearModel, _wifi_parts
+from gnuradio.unmix.separators.moments import LinearModel, Moments, _band, _wifi_parts
 from gnuradio.unmix.separators.zero_forcing import zero_forcing
 
 torch.set_num_threads(1)
@@ -336,6 +336,27 @@ class Models(unittest.TestCase):
             answers = [method(Problem(y, [priors.parse(soi), priors.parse(ofdm)], [1, 3])).sources
                        for soi, ofdm in (("rrc:qpsk", "cp-ofdm:qpsk"), ("rrc-qpsk", "ofdm-qpsk"))]
             np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+
+    def test_circular_and_real_parts_may_reach_differently_far(self):
+        """Covariance and pseudo-covariance of b = A c + B r from their definitions, c circular, r real."""
+        rng = np.random.default_rng(11)
+        for wide, narrow in ((7, 3), (3, 7)):
+            a, b = (np.zeros((40, 5), complex) for _ in range(2))
+            for j in range(5):
+                a[6 * j:6 * j + wide, j] = signals.noise(rng, (wide,), 1.0)
+                b[6 * j:6 * j + narrow, j] = signals.noise(rng, (narrow,), 1.0)
+            covariance, pseudo = _band(a, b, np.full(40, 0.5))
+            full = a @ a.conj().T + b @ b.conj().T + 0.5 * np.eye(40)
+            for d, row in enumerate(covariance):
+                np.testing.assert_allclose(row[:40 - d], np.diagonal(full, -d), atol=1e-12)
+            for d, row in enumerate(pseudo):
+                np.testing.assert_allclose(row[:40 - d], np.diagonal(b @ b.T, -d), atol=1e-12)
+            self.assertEqual(len(covariance), 7)
+            mixed = Wiener([Moments(covariance, pseudo)], np.ones(1), 0.1, 0.0)
+            y = signals.noise(rng, (1, 40), 1.0).astype(complex)
+            both = np.block([[full, b @ b.T], [(b @ b.T).conj(), full.conj()]])
+            exact = (both @ np.linalg.solve(both + 0.1 * np.eye(80), np.concatenate([y[0], y[0].conj()])))[:40]
+            np.testing.assert_allclose(mixed(y)[0, 0], exact, atol=1e-5)
 
     def test_wifi_is_its_known_waveform_and_gaussian_carriers(self):
         module, window = Wifi(400), 400

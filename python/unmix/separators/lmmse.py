@@ -114,7 +114,7 @@ def _real_band(m: Moments) -> np.ndarray:
     c = m.covariance
     p = np.zeros_like(c)
     if m.pseudo is not None:
-        p[:] = m.pseudo  # of equal depth: both come from the same factors
+        p[:len(m.pseudo)] = m.pseudo
     depth, samples = c.shape
     band = np.zeros((2 * depth, 2 * samples))
     band[0::2, 0::2] = (c + p).real / 2  # real, real

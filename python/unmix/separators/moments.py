@@ -183,8 +183,11 @@ def _inside(lower: np.ndarray) -> np.ndarray:
 def _band(circular: Optional[np.ndarray], real: Optional[np.ndarray], white: Optional[np.ndarray]
           ) -> tuple[np.ndarray, Optional[np.ndarray]]:
     """Covariance and pseudo-covariance, see Moments, of factors [N, m]; arguments as LinearModel._parts."""
-    factors = [f for f in (circular, real) if f is not None]
-    covariance = sum(_lower(f, f.conj()) for f in factors) if factors else np.zeros((1, len(white)), complex)
+    bands = [_lower(f, f.conj()) for f in (circular, real) if f is not None] or [np.zeros((1, len(white)), complex)]
+    covariance = max(bands, key=len)
+    for band in bands:
+        if band is not covariance:
+            covariance[:len(band)] += band
     if white is not None:
         covariance[0] += white
     return covariance, None if real is None else _lower(real, real)
