@@ -4,7 +4,7 @@
 from typing import Optional, Sequence
 
 from .. import unmix_python
-from .common import Problem, Separation
+from .common import Problem, Separation, run_engine
 from .starts import begin
 
 #: The cap that suits a linear estimate as the start: uncapped steps (rate times weight reaches 8) leave it again.
@@ -20,12 +20,11 @@ def alpha_rgs(problem: Problem, steps: Optional[int] = None, omega: Optional[Seq
     gains^2). rate_max, rate_min: learning rate, cosine-annealed. level_max_last: the largest noise level moves from 49
     to this; 3 halves the errors of short runs. weight_cap: > 0 limits a step's pull (rate times weight), 0 does not
     (default: 0 with the matched filter's start, WEIGHT_CAP with the others). start: where the sources begin, a name
-    from starts.STARTS. Raises ValueError for values out of range, PriorError for priors that the start cannot use.
+    from starts.STARTS. Raises MethodError for values out of range, PriorError for priors that the start cannot use.
     """
     if weight_cap is None:
         weight_cap = 0.0 if start == "matched-filter" else WEIGHT_CAP
-    positional, common = problem.engine_arguments(begin(problem, start))
-    result = unmix_python.alpha_rgs(
-        *positional, **common, steps=20000 if steps is None else steps, rate_max=rate_max, rate_min=rate_min,
-        omega=[] if omega is None else list(omega), level_max_last=level_max_last, weight_cap=weight_cap)
-    return Separation(**result)
+    return run_engine(
+        unmix_python.alpha_rgs, problem, begin(problem, start), steps=20000 if steps is None else steps,
+        rate_max=rate_max, rate_min=rate_min, omega=[] if omega is None else list(omega), level_max_last=level_max_last,
+        weight_cap=weight_cap)

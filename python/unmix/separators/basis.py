@@ -18,7 +18,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from .common import SCHEDULE, Problem, Separation, first_estimates, in_batches
+from .common import SCHEDULE, MethodError, Problem, Separation, first_estimates, in_batches
 
 __all__ = ["basis", "basis_alpha", "basis_hard"]
 
@@ -39,7 +39,7 @@ def basis(problem: Problem, steps: Optional[int] = None, step_size: float = 2e-4
     proportion). step_size: eta / v > 0; the default is 2306.14411's, with which the SOI's bits hardly leave the first
     estimate's; 0.2 is 2002.07942's, for gains of about 1. temperature: >= 0; 1 samples the posterior p, T samples
     p^(1/T) up to the step's discretisation. levels: entries of SCHEDULE, 0 .. 49, in the order of use (default
-    49 .. 0). smoothing: "ve" or "vp". Raises ValueError for values out of range.
+    49 .. 0). smoothing: "ve" or "vp". Raises MethodError for values out of range.
     """
     chain = _Chain(steps, step_size, temperature, levels, smoothing)
 
@@ -87,14 +87,14 @@ def basis_alpha(problem: Problem, steps: Optional[int] = None, step_size: float 
     """Modified BASIS: basis_hard() on the alpha-posterior prod_k p_k(x_k)^omega_k (arXiv 2306.14411, Algorithm 4).
 
     omega: weight of each source's score, K values > 0, finite (default (g_k / g_1)^2: 1 for the SOI and the paper's
-    kappa^2 for the interference). The rest: as in basis_hard(). Raises ValueError for values out of range.
+    kappa^2 for the interference). The rest: as in basis_hard(). Raises MethodError for values out of range.
     """
     if omega is not None:
         omega = np.asarray(omega, dtype=np.float32)
         if omega.shape != (len(problem.priors),):
-            raise ValueError("omega needs one value per source")
+            raise MethodError("omega needs one value per source")
         if not np.all(np.isfinite(omega)) or not np.all(omega > 0):
-            raise ValueError("omega must be finite and above zero")
+            raise MethodError("omega must be finite and above zero")
     return _constrained(problem, _Chain(steps, step_size, temperature, levels, smoothing),
                         lambda gains: (gains / gains[:, :1]) ** 2 if omega is None else
                         np.broadcast_to(omega, gains.shape))
@@ -136,21 +136,21 @@ def _constrained(problem, chain, weights):
 
 
 class _Chain:
-    """The annealed chain that the three share. Raises ValueError for values out of range."""
+    """The annealed chain that the three share. Raises MethodError for values out of range."""
 
     def __init__(self, steps, step_size, temperature, levels, smoothing):
         self.steps = STEPS if steps is None else steps
         if not 1 <= self.steps < 2**32:  # a step's number is part of a 32-bit counter
-            raise ValueError(f"BASIS needs at least 1 step (and fewer than 2^32), not {steps}")
+            raise MethodError(f"BASIS needs at least 1 step (and fewer than 2^32), not {steps}")
         if not step_size > 0 or not np.isfinite(step_size):
-            raise ValueError("the step size must be finite and above zero")
+            raise MethodError("the step size must be finite and above zero")
         if not temperature >= 0 or not np.isfinite(temperature):
-            raise ValueError("the temperature must be finite and not below zero")
+            raise MethodError("the temperature must be finite and not below zero")
         self.levels = range(SCHEDULE.steps - 1, -1, -1) if levels is None else list(levels)
         if not self.levels or not all(0 <= level < SCHEDULE.steps for level in self.levels):
-            raise ValueError(f"noise levels must be 0 to {SCHEDULE.steps - 1}, at least one of them")
+            raise MethodError(f"noise levels must be 0 to {SCHEDULE.steps - 1}, at least one of them")
         if smoothing not in ("ve", "vp"):
-            raise ValueError(f"unknown smoothing '{smoothing}'; allowed are ve, vp")
+            raise MethodError(f"unknown smoothing '{smoothing}'; allowed are ve, vp")
         self.scaled = smoothing == "ve"
         self.step_size, self.temperature = np.float32(step_size), np.float32(temperature)
 

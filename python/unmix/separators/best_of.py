@@ -6,7 +6,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from .common import Outcome, Problem, Separation
+from .common import MethodError, Outcome, Problem, Separation
 
 #: Gives each window a number, [W]: the smaller, the better the result.
 Score = Callable[[Problem, Separation], np.ndarray]
@@ -30,11 +30,11 @@ def best_of(problem: Problem, method: Callable[..., Separation], n: int, steps: 
     The first run has the problem's own seed. The paper compares its samples by their prior probability; these priors
     give posterior means, no densities, so the default is how well the denoised sources explain the mixture. score: for
     other criteria, such as a likelihood where one is known. calls: the sum over all runs. A window is cancelled when
-    not all of its runs were completed, and has the best result so far. Raises ValueError for n < 1 and what the method
+    not all of its runs were completed, and has the best result so far. Raises MethodError for n < 1 and what the method
     raises.
     """
     if n < 1:
-        raise ValueError(f"best-of needs at least 1 run, not {n}")
+        raise MethodError(f"best-of needs at least 1 run, not {n}")
     best, least, calls, complete = None, None, 0, 0
     for i in range(n):
         progress = None

@@ -11,14 +11,18 @@ from ..demodulation import matched_filter, remodulate
 from ..priors import Prior, PriorError
 from ..unmix_python import CancelFlag, NoiseSchedule, Outcome, window_noise
 
-__all__ = ["SCHEDULE", "CancelFlag", "Outcome", "Problem", "Progress", "Separation", "explained", "first_estimates",
-           "in_batches"]
+__all__ = ["SCHEDULE", "CancelFlag", "GoOn", "MethodError", "Outcome", "Problem", "Progress", "Separation", "explained",
+           "first_estimates", "in_batches", "run_engine"]
 
 #: Noise levels of arXiv 2306.14411: SCHEDULE.alpha_bar(t) for t = 0 .. 49.
 SCHEDULE = NoiseSchedule()
 
 #: Called with the fraction done (0 .. 1) and the number of finished windows; returning False cancels.
 Progress = Callable[[float, int], Optional[bool]]
+
+
+class MethodError(ValueError):
+    """A method that refuses a value or a problem; the message is one sentence that says why."""
 
 
 @dataclass
@@ -126,6 +130,15 @@ class Separation:
     disagreement: np.ndarray
     calls: np.ndarray
     outcomes: np.ndarray
+
+
+def run_engine(separator: Callable[..., dict], problem: Problem, initial: np.ndarray, **options) -> Separation:
+    """Run one of the engine's separators from first estimates complex64 [K, W, N]. Raises MethodError, PriorError."""
+    positional, common = problem.engine_arguments(initial)
+    try:
+        return Separation(**separator(*positional, **common, **options))
+    except ValueError as error:
+        raise MethodError(str(error)) from None
 
 
 def first_estimates(problem: Problem) -> np.ndarray:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .common import MethodError
+
 
 @dataclass(frozen=True)
 class Step:
@@ -61,12 +63,12 @@ def levels(steps: int, start: float, last: float) -> np.ndarray:
     """Levels abar of one source, [steps + 1]: from start to last evenly in log abar / (1 - abar), and then 1.
 
     The priors take any level, so the grid is as fine as there are steps. 0 < start <= last < 1, steps >= 1.
-    Raises ValueError otherwise.
+    Raises MethodError otherwise.
     """
     if not 1 <= steps <= 10**6:
-        raise ValueError(f"guided diffusion needs 1 to 1000000 steps, not {steps}")
+        raise MethodError(f"guided diffusion needs 1 to 1000000 steps, not {steps}")
     if not 0 < start <= last < 1:
-        raise ValueError("the noise levels must be 0 < start <= last < 1")
+        raise MethodError("the noise levels must be 0 < start <= last < 1")
     return np.append(shifted(np.geomspace(start / (1 - start), last / (1 - last), steps), 1.0), 1.0)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..priors import PriorError
 from ..wording import one_line
-from .common import GoOn, Problem, Separation, first_estimates, in_batches
+from .common import GoOn, MethodError, Problem, Separation, first_estimates, in_batches
 from .guidance import (
     Analytical,
     Dps,
@@ -70,7 +70,7 @@ def guided_dps(problem: Problem, steps: Optional[int] = None, strength: Optional
     reconstruction, default L_time alone. start, last: levels abar of the SOI, 0 < start <= last < 1. begin_with:
     "mixture" noised to the first level, with the same noise for all sources; "estimates", common.first_estimates noised
     likewise, each with its own. aligned: the sources' symbols, not their samples, have the same signal-to-noise ratio
-    in every step; False: the same level for all, as in the paper. Raises ValueError for values out of range, PriorError
+    in every step; False: the same level for all, as in the paper. Raises MethodError for values out of range, PriorError
     for a prior that fails or gives no gradient.
 
     Why aligned: a symbol of a narrow signal has the energy of many samples, and is decided at levels where those of a
@@ -82,9 +82,9 @@ def guided_dps(problem: Problem, steps: Optional[int] = None, strength: Optional
         strength = 1.0 if weight == "likelihood" or any(p.learned for p in problem.priors) else 10.0
     _check(strength >= 0, "strength", strength, "at least 0")
     if weight not in ("constant", "likelihood"):
-        raise ValueError(f"unknown weight '{weight}'; allowed are constant and likelihood")
+        raise MethodError(f"unknown weight '{weight}'; allowed are constant and likelihood")
     if weight == "likelihood" and loss not in (None, Reconstruction()):
-        raise ValueError("the weight likelihood belongs to the loss in the time domain alone")
+        raise MethodError("the weight likelihood belongs to the loss in the time domain alone")
 
     def make_rule(shares: Tensor, noise: Tensor) -> Union[Dps, Likelihood]:
         return Dps(strength) if weight == "constant" else Likelihood(shares, noise, strength)
@@ -129,14 +129,14 @@ def guided_analytical(problem: Problem, steps: Optional[int] = None, strength: f
 
 def _check(fine: bool, name: str, value: float, allowed: str) -> None:
     if not (fine and math.isfinite(value)):
-        raise ValueError(f"{name}={value} is impossible; allowed is {allowed}")
+        raise MethodError(f"{name}={value} is impossible; allowed is {allowed}")
 
 
 def _reverse(problem: Problem, make_rule: MakeRule, loss: Optional[Reconstruction], steps: Optional[int], start: float,
              last: float, begin_with: str, aligned: bool) -> Separation:
     """Algorithm 1. loss: None for the analytical rule."""
     if begin_with not in ("mixture", "estimates"):
-        raise ValueError(f"unknown begin_with '{begin_with}'; allowed are mixture and estimates")
+        raise MethodError(f"unknown begin_with '{begin_with}'; allowed are mixture and estimates")
     walk = chain(_grids(problem, STEPS if steps is None else steps, start, last, aligned), problem.device)
 
     def method(part: Problem, go_on: GoOn) -> tuple[np.ndarray, int]:

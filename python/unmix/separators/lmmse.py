@@ -4,7 +4,7 @@
 import numpy as np
 import scipy.linalg
 
-from .common import GoOn, Problem, Separation, in_batches
+from .common import GoOn, MethodError, Problem, Separation, in_batches
 from .moments import LinearModel, Moments
 
 #: Noise variance where there is less, relative to the mixture's power: without noise the covariance may be singular,
@@ -20,7 +20,7 @@ def lmmse(problem: Problem, regularisation: float = REGULARISATION) -> Separatio
     where they are known (side information, or a synchronised prior), of the others averaged over start and phase, or a
     spectrum's, see moments.LinearModel. The other sources are estimated alike. The result is linear: no decisions.
 
-    regularisation: >= 0, see REGULARISATION. Raises PriorError for a prior without known covariance, ValueError for a
+    regularisation: >= 0, see REGULARISATION. Raises PriorError for a prior without known covariance, MethodError for a
     regularisation out of range.
     """
     return _lmmse(problem, False, regularisation)
@@ -44,7 +44,7 @@ def lmmse_cyclic(problem: Problem, regularisation: float = REGULARISATION) -> Se
 
 def _lmmse(problem: Problem, cyclic: bool, regularisation: float) -> Separation:
     if not 0 <= regularisation < np.inf:
-        raise ValueError(f"the regularisation must be finite and not below zero, not {regularisation:g}")
+        raise MethodError(f"the regularisation must be finite and not below zero, not {regularisation:g}")
     for k in range(len(problem.priors)):  # a prior without moments is refused before anything is done
         LinearModel(problem.part(0, 1), k, cyclic or k == 0)
     solved: dict = {}  # the last factorisation alone: one may take 200 MB
@@ -73,7 +73,7 @@ class Wiener:
     """Linear estimates of all sources from mixtures of these moments, by a Cholesky factorisation in their band.
 
     moments: of the sources. gains: [K]. noise: variance of the complex noise. regularisation: the noise's least
-    variance, relative to the mixture's power. Raises ValueError for a singular covariance.
+    variance, relative to the mixture's power. Raises MethodError for a singular covariance.
     """
 
     def __init__(self, moments: list[Moments], gains: np.ndarray, noise: float, regularisation: float):
@@ -92,7 +92,7 @@ class Wiener:
         try:
             self.factor = scipy.linalg.cholesky_banded(total, overwrite_ab=True, lower=True)
         except np.linalg.LinAlgError:
-            raise ValueError("the mixture's covariance is singular; give noise or a regularisation") from None
+            raise MethodError("the mixture's covariance is singular; give noise or a regularisation") from None
 
     def __call__(self, mixture: np.ndarray) -> np.ndarray:
         """Sources complex64 [K, W, N] of mixtures complex [W, N]."""

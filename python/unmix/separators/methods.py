@@ -7,7 +7,6 @@ import types
 import typing
 from typing import Any, Optional
 
-from ..priors import PriorError
 from .alpha_rgs import alpha_rgs
 from .basis import basis, basis_alpha, basis_hard
 from .best_of import best_of
@@ -44,10 +43,6 @@ RANDOM = ("alpha-rgs", "basis", "basis-alpha", "basis-hard", "guided-analytical"
           "guided-hybrid", "reverse-diffusion")
 
 
-class MethodError(ValueError):
-    """A method that cannot do what it was asked for; the message is one sentence."""
-
-
 def resolve_method(text: str) -> str:
     """The method for a text or "auto", with its options. Raises ValueError for an unknown method or option."""
     name, options = _split(text)
@@ -72,12 +67,7 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
     elif steps is not None:
         raise ValueError(f"the method {name} takes no steps")
     function = functools.partial(METHODS[name], **options)
-    try:
-        return function(problem) if restarts == 1 else best_of(problem, function, restarts, steps)
-    except PriorError:
-        raise
-    except ValueError as error:
-        raise MethodError(str(error)) from error
+    return function(problem) if restarts == 1 else best_of(problem, function, restarts, steps)
 
 
 def method_options(name: str) -> dict[str, type]:

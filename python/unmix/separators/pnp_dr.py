@@ -6,7 +6,7 @@ from typing import Optional, Sequence
 import numpy as np
 
 from .. import unmix_python
-from .common import Problem, Separation
+from .common import Problem, Separation, run_engine
 from .starts import begin
 
 #: Disagreement, relative to the SOI's power and above the noise, below which a symbol counts as solved.
@@ -26,13 +26,12 @@ def pnp_dr(problem: Problem, steps: Optional[int] = None, v: Optional[Sequence[f
     above the noise, below which a symbol counts as solved. refine_gains: re-estimate the interference's gain in every
     call, which repairs levels that are 10 % off. start: where the sources begin, a name from starts.STARTS;
     lmmse-cyclic has fewer bit errors at the ends of isolated windows of known OFDM, and costs ten times pnp-dr itself.
-    Raises ValueError for values out of range, PriorError for priors that the start cannot use.
+    Raises MethodError for values out of range, PriorError for priors that the start cannot use.
     """
-    positional, common = problem.engine_arguments(begin(problem, start))
     if v is None and any(p.info["kind"] == "diffwave" for p in problem.priors):
         noise = float(np.max(problem.noise_variance))
         v = [max(DIFFWAVE_VARIANCE, 0.5 * noise / float(g) ** 2) for g in problem.gains.min(axis=0)]
-    result = unmix_python.pnp_dr(
-        *positional, **common, steps=100 if steps is None else steps, v=[] if v is None else list(v),
-        relaxation=relaxation, agreement=agreement, refine_gains=refine_gains, margin=problem.margin)
-    return Separation(**result)
+    return run_engine(
+        unmix_python.pnp_dr, problem, begin(problem, start), steps=100 if steps is None else steps,
+        v=[] if v is None else list(v), relaxation=relaxation, agreement=agreement, refine_gains=refine_gains,
+        margin=problem.margin)

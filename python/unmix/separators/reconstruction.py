@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .common import MethodError
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -21,7 +23,7 @@ class Reconstruction:
     for hop | fft / 4, away from the ends). It does not see the phase, which alone carries the bits of a PSK: not for
     use without L_time.
 
-    time, group, stft: weights >= 0, not all zero. segment >= 1, fft >= 2, 1 <= hop <= fft. Raises ValueError otherwise.
+    time, group, stft: weights >= 0, not all zero. segment >= 1, fft >= 2, 1 <= hop <= fft. Raises MethodError otherwise.
     """
 
     time: float = 1.0
@@ -34,10 +36,10 @@ class Reconstruction:
     def __post_init__(self):
         weights = (self.time, self.group, self.stft)
         if not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
-            raise ValueError("the weights of the reconstruction's losses must be finite, not below zero and not all "
+            raise MethodError("the weights of the reconstruction's losses must be finite, not below zero and not all "
                              "zero")
         if self.segment < 1 or self.fft < 2 or not 1 <= self.hop <= self.fft:
-            raise ValueError(f"segment={self.segment}, fft={self.fft}, hop={self.hop} is impossible; allowed are "
+            raise MethodError(f"segment={self.segment}, fft={self.fft}, hop={self.hop} is impossible; allowed are "
                              "segment >= 1, fft >= 2, hop from 1 to fft")
 
     def __call__(self, mixture: Tensor, estimate: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Optional
 
 import numpy as np
 
-from .common import Problem, Separation, in_batches
+from .common import MethodError, Problem, Separation, in_batches
 
 
 def reverse_diffusion(problem: Problem, steps: Optional[int] = None, start: float = 0.005, end: float = 1e-4
@@ -19,15 +19,15 @@ def reverse_diffusion(problem: Problem, steps: Optional[int] = None, start: floa
     steps: noise levels, one call of the interference's prior at each, >= 1 (default 10, the paper's). start, end: noise
     variance 1 - abar per real channel, at the first and the last level, in even steps between; 0 < end <= start < 1
     (defaults: the paper's, which it found by trials; its spacing is not given and matters little). The step from the
-    last level has no noise. Raises ValueError for values out of range and for other than two sources.
+    last level has no noise. Raises MethodError for values out of range and for other than two sources.
     """
     if len(problem.priors) != 2:
-        raise ValueError("reverse-diffusion separates two sources only: it takes one for noise on the other")
+        raise MethodError("reverse-diffusion separates two sources only: it takes one for noise on the other")
     steps = 10 if steps is None else steps
     if not 1 <= steps < 2**32:  # a step's number is part of a 32-bit counter
-        raise ValueError(f"reverse-diffusion needs at least 1 step (and fewer than 2^32), not {steps}")
+        raise MethodError(f"reverse-diffusion needs at least 1 step (and fewer than 2^32), not {steps}")
     if not 0 < end <= start < 1:
-        raise ValueError("the noise variances must satisfy 0 < end <= start < 1")
+        raise MethodError("the noise variances must satisfy 0 < end <= start < 1")
     level = 1 - np.linspace(start, end, steps)
 
     def method(part, go_on):

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from .common import Problem, first_estimates
+from .common import MethodError, Problem, first_estimates
 from .lmmse import lmmse, lmmse_cyclic
 
 #: Of the sources, complex64 [K, W, N].
@@ -14,8 +14,8 @@ STARTS = {"matched-filter": first_estimates, "lmmse": lambda problem: lmmse(prob
 def begin(problem: Problem, start: str) -> np.ndarray:
     """First estimates complex64 [K, W, N] by a name from STARTS.
 
-    Raises ValueError for an unknown one, PriorError for priors that it cannot use.
+    Raises MethodError for an unknown one, PriorError for priors that it cannot use.
     """
     if start not in STARTS:
-        raise ValueError(f"unknown start '{start}'; allowed are {', '.join(STARTS)}")
+        raise MethodError(f"unknown start '{start}'; allowed are {', '.join(STARTS)}")
     return STARTS[start](problem)

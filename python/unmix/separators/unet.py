@@ -23,7 +23,7 @@ import torch
 from ..priors import Prior, PriorError, parse
 from ..priors.archive import MOST_METADATA, read_archive
 from ..wording import one_line
-from .common import Problem, Separation, in_batches
+from .common import MethodError, Problem, Separation, in_batches
 
 __all__ = ["unet"]
 
@@ -43,11 +43,11 @@ def unet(problem: Problem, model: Optional[str] = None) -> Separation:
     network is chosen and the agreement measured (common.explained). The noise's variance is not used either.
 
     model: path of a network's file; None for the one among those that come with the package that was trained on the
-    problem's signals. Raises ValueError, in a sentence, for a file that is no such network, and where the network was
+    problem's signals. Raises MethodError, in a sentence, for a file that is no such network, and where the network was
     not trained on the problem's signals, window, or SIR (20 log10(g_1 / g_2), within 1 dB).
     """
     if len(problem.priors) != 2:
-        raise ValueError("unet separates two sources only: it was trained on mixtures of two")
+        raise MethodError("unet separates two sources only: it was trained on mixtures of two")
     network = _chosen(problem) if model is None else _load(os.fspath(model))
     _check_fit(network, problem)
     module = network.on(problem.device)
@@ -72,7 +72,7 @@ class _Network:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on(self, device: str) -> torch.jit.ScriptModule:
-        """The module on a device, loaded once. Raises ValueError where it does not load there."""
+        """The module on a device, loaded once. Raises MethodError where it does not load there."""
         with self._lock:
             if device not in self._modules:
                 self._modules[device] = _scripted(self.data, self.origin, device, {})
@@ -84,31 +84,31 @@ class _Network:
 
 
 def _chosen(problem: Problem) -> _Network:
-    """The shipped network for the problem's signals. Raises ValueError where there is none."""
+    """The shipped network for the problem's signals. Raises MethodError where there is none."""
     wanted = [_signal(prior) for prior in problem.priors]
     found = [_load(str(file)) for file in sorted(SHIPPED.glob("*.pt"))]
     for network in found:
         if all(signal in known for signal, known in zip(wanted, network.signals, strict=True)):
             return network
-    raise ValueError(one_line(
+    raise MethodError(one_line(
         f"no U-Net that comes with the package was trained on {problem.priors[0].name} under {problem.priors[1].name}; "
         f"{'there is one for ' if found else 'it has none'}{', and one for '.join(n.serves for n in found)}"))
 
 
 def _check_fit(network: _Network, problem: Problem) -> None:
-    """Raise ValueError where the network was not trained on such a problem."""
+    """Raise MethodError where the network was not trained on such a problem."""
     for prior, known, name in zip(problem.priors, network.signals, ("soi", "interference"), strict=True):
         if _signal(prior) not in known:
-            raise ValueError(one_line(f"the U-Net {network.info['name']} was not trained on {prior.name}; its {name} "
+            raise MethodError(one_line(f"the U-Net {network.info['name']} was not trained on {prior.name}; its {name} "
                                       f"is {' or '.join(network.info[name])}"))
     samples, trained = problem.mixture.shape[1], network.info["window"]
     if samples != trained:
-        raise ValueError(f"the U-Net {network.info['name']} was trained on windows of {trained} samples, not {samples}")
+        raise MethodError(f"the U-Net {network.info['name']} was trained on windows of {trained} samples, not {samples}")
     sir = 20 * np.log10(problem.gains[:, 0] / problem.gains[:, 1])
     low, high = network.info["sir_db"]
     outside = sir[(sir < low - SLACK_DB) | (sir > high + SLACK_DB)]
     if len(outside):
-        raise ValueError(f"the U-Net {network.info['name']} was trained on an SIR of {low:g} to {high:g} dB; a window "
+        raise MethodError(f"the U-Net {network.info['name']} was trained on an SIR of {low:g} to {high:g} dB; a window "
                          f"has {outside[0]:.1f} dB")
 
 
@@ -146,20 +146,20 @@ def _run(module: torch.jit.ScriptModule, windows: np.ndarray, origin: str, probl
         usable = isinstance(answer, torch.Tensor) and answer.shape == planes.shape and answer.is_floating_point()
         answer = answer.float().cpu().numpy() if usable else None
     except Exception as error:  # noqa: BLE001 (TorchScript raises what the file's code raises, behind its stack trace)
-        raise ValueError(one_line(f"the network of {origin} fails: {_reason(error)}")) from None
+        raise MethodError(one_line(f"the network of {origin} fails: {_reason(error)}")) from None
     finally:
         torch.set_num_threads(threads)
     if answer is None:
-        raise ValueError(f"the network of {origin} must answer windows with windows of the same shape")
+        raise MethodError(f"the network of {origin} must answer windows with windows of the same shape")
     return answer[:, 0] + 1j * answer[:, 1]
 
 
 def _load(path: str) -> _Network:
-    """A network's file, read once as long as it stays the same. Raises ValueError that says what is wrong with it."""
+    """A network's file, read once as long as it stays the same. Raises MethodError that says what is wrong with it."""
     try:
         status = os.stat(path)
     except OSError as error:
-        raise ValueError(one_line(f"the U-Net's file '{path}' cannot be read: {error.strerror}")) from None
+        raise MethodError(one_line(f"the U-Net's file '{path}' cannot be read: {error.strerror}")) from None
     return _loaded(path, status.st_mtime_ns, status.st_size)
 
 
@@ -168,20 +168,20 @@ def _loaded(path: str, changed: int, size: int) -> _Network:
     try:
         data = read_archive(path)
     except OSError as error:
-        raise ValueError(one_line(f"the U-Net's file '{path}' cannot be read: {error.strerror}")) from None
+        raise MethodError(one_line(f"the U-Net's file '{path}' cannot be read: {error.strerror}")) from None
     except ValueError as error:
-        raise ValueError(one_line(f"'{path}' {error}")) from None
+        raise MethodError(one_line(f"'{path}' {error}")) from None
     origin, extra = one_line(f"'{path}'"), {"separator.json": ""}
     module = _scripted(data, origin, "cpu", extra)
     info = _checked_info(extra["separator.json"], origin)
     schema = getattr(getattr(module, "forward", None), "schema", None)
     kinds = [str(a.type) for a in (*schema.arguments[1:], *schema.returns)] if schema else []
     if kinds != ["Tensor", "Tensor"]:
-        raise ValueError(f"{origin} has a forward method of another kind; it must take one tensor and return one")
+        raise MethodError(f"{origin} has a forward method of another kind; it must take one tensor and return one")
     try:
         signals = [{_signal(parse(spec)) for spec in info[name]} - {None} for name in ("soi", "interference")]
     except PriorError as error:
-        raise ValueError(one_line(f"the separator.json of {origin} names signals that are none: {error}")) from None
+        raise MethodError(one_line(f"the separator.json of {origin} names signals that are none: {error}")) from None
     return _Network(data, origin, info, signals, {"cpu": module})
 
 
@@ -191,7 +191,7 @@ def _scripted(data: bytes, origin: str, device: str, extra: dict) -> torch.jit.S
         try:
             return torch.jit.load(io.BytesIO(data), map_location=device, _extra_files=extra).eval()
         except Exception as error:  # noqa: BLE001 (torch raises many kinds for what is no TorchScript)
-            raise ValueError(one_line(f"{origin} cannot be used: {_reason(error)}")) from None
+            raise MethodError(one_line(f"{origin} cannot be used: {_reason(error)}")) from None
 
 
 def _reason(error: Exception) -> str:
@@ -202,25 +202,25 @@ def _reason(error: Exception) -> str:
 
 def _checked_info(text: Any, origin: str) -> dict:
     if not text:
-        raise ValueError(f"{origin} is no U-Net of gr-unmix: it has no separator.json inside")
+        raise MethodError(f"{origin} is no U-Net of gr-unmix: it has no separator.json inside")
     try:
         info = json.loads(text) if len(text) <= MOST_METADATA else None
     except (ValueError, RecursionError):
-        raise ValueError(f"{origin} has a separator.json that is no JSON") from None
+        raise MethodError(f"{origin} has a separator.json that is no JSON") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT or info.get("kind") != "unet":
-        raise ValueError(f"{origin} has a separator.json of another kind; this version reads unet of format {FORMAT}")
+        raise MethodError(f"{origin} has a separator.json of another kind; this version reads unet of format {FORMAT}")
     name = info.get("name")
     if not isinstance(name, str) or not name or one_line(name) != name:
-        raise ValueError(f"the separator.json of {origin} must name the network in one line")
+        raise MethodError(f"the separator.json of {origin} must name the network in one line")
     if type(info.get("window")) is not int or info["window"] < 1:
-        raise ValueError(f"the window of {origin} must be a whole number of samples above zero")
+        raise MethodError(f"the window of {origin} must be a whole number of samples above zero")
     for field_name in ("soi", "interference"):
         specs = info.get(field_name)
         if not (isinstance(specs, list) and specs and all(isinstance(s, str) and _SPEC.fullmatch(s) for s in specs)):
-            raise ValueError(f"the {field_name} of {origin} must be a list of rrc:... or cp-ofdm:... specifications")
+            raise MethodError(f"the {field_name} of {origin} must be a list of rrc:... or cp-ofdm:... specifications")
     limits = info.get("sir_db")
     if not (isinstance(limits, list) and len(limits) == 2 and all(
             isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in limits)
             and limits[0] <= limits[1]):
-        raise ValueError(f"the sir_db of {origin} must be two numbers, the lower one first")
+        raise MethodError(f"the sir_db of {origin} must be two numbers, the lower one first")
     return info
