@@ -70,8 +70,8 @@ def guided_dps(problem: Problem, steps: Optional[int] = None, strength: Optional
     reconstruction, default L_time alone. start, last: levels abar of the SOI, 0 < start <= last < 1. begin_with:
     "mixture" noised to the first level, with the same noise for all sources; "estimates", common.first_estimates noised
     likewise, each with its own. aligned: the sources' symbols, not their samples, have the same signal-to-noise ratio
-    in every step; False: the same level for all, as in the paper. Raises MethodError for values out of range, PriorError
-    for a prior that fails or gives no gradient.
+    in every step; False: the same level for all, as in the paper. Raises MethodError for values out of range,
+    PriorError for a prior that fails or gives no gradient.
 
     Why aligned: a symbol of a narrow signal has the energy of many samples, and is decided at levels where those of a
     wide one are not. With equal levels an SOI of 16 samples a symbol decides all its symbols before anything is known

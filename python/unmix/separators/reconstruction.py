@@ -23,7 +23,8 @@ class Reconstruction:
     for hop | fft / 4, away from the ends). It does not see the phase, which alone carries the bits of a PSK: not for
     use without L_time.
 
-    time, group, stft: weights >= 0, not all zero. segment >= 1, fft >= 2, 1 <= hop <= fft. Raises MethodError otherwise.
+    time, group, stft: weights >= 0, not all zero. segment >= 1, fft >= 2, 1 <= hop <= fft. Raises MethodError
+    otherwise.
     """
 
     time: float = 1.0

@@ -103,7 +103,8 @@ def _check_fit(network: _Network, problem: Problem) -> None:
                                       f"is {' or '.join(network.info[name])}"))
     samples, trained = problem.mixture.shape[1], network.info["window"]
     if samples != trained:
-        raise MethodError(f"the U-Net {network.info['name']} was trained on windows of {trained} samples, not {samples}")
+        raise MethodError(f"the U-Net {network.info['name']} was trained on windows of {trained} samples, not "
+                          f"{samples}")
     sir = 20 * np.log10(problem.gains[:, 0] / problem.gains[:, 1])
     low, high = network.info["sir_db"]
     outside = sir[(sir < low - SLACK_DB) | (sir > high + SLACK_DB)]
