@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from gnuradio.unmix import captures, presence, priors, signals, simulation
-from gnuradio.unmix.calibration import capture_levels
+from gnuradio.unmix.calibration import capture_levels, soi_evidence
+from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.stream import StreamSeparator
 from separate_file_common import APP, Case
 
@@ -112,6 +113,37 @@ class InterferenceAlone(PausesCase):
         for capture, other in (("mix.cf32", OFDM), (EXCERPT, "wifi:")):
             self.refused(capture, "--soi", AUTO, "--interference", other, words=["no SOI found in "])
 
+    def test_where_timing_is_told_a_warning_says_so(self):
+        """OFDM and recorded WiFi without an SOI, in noise 30 dB below and as strong as the interference."""
+        rng = np.random.default_rng(5)
+        wifi = captures.open_capture(EXCERPT).read(0, 49920)
+        ofdm = signals.cp_ofdm(rng, 1, 40000)[0][0]
+        for wave, other in ((ofdm, OFDM), (wifi / np.sqrt(np.mean(np.abs(wifi) ** 2)), "wifi:")):
+            for noise in (1e-3, 1.0):
+                (wave + signals.noise(rng, wave.shape, noise)).astype(np.complex64).tofile("mix.cf32")
+                report = self.done("mix.cf32", "--samp-rate", "20e6", "--soi", "rrc:qpsk", "--interference", other,
+                                   "--sir-db", "-15", "--output", "out")
+                self.assertLess(report["soi_evidence"]["errors"], 4)
+                self.assertTrue(any("no SOI shows in the capture" in w for w in report["warnings"]))
+                self.assertTrue(any("warning: no SOI shows" in line for line in report["summary"]))
+
+    def test_an_soi_whose_timing_is_told_is_not_warned_of(self):
+        for sir, snr, modulation in ((-24.0, 20.0, "qpsk"), (-24.0, 3.0, "bpsk"), (-9.0, 0.0, "qpsk"),
+                                     (-9.0, 20.0, "8psk"), (-15.0, 15.0, "16qam")):
+            with self.subTest(sir=sir, snr=snr, modulation=modulation):
+                self.simulate(sir_db=sir, snr_db=snr, modulation=modulation, samples=32000, seed=8)
+                report = self.separated(OFDM, f"rrc:{modulation}")
+                self.assertFalse(any("no SOI shows" in w for w in report["warnings"]), report["soi_evidence"])
+
+    def test_evidence_keeps_to_the_told_timing(self):
+        """Of symbols between samples, in stretches that begin anywhere between symbols; not half a symbol off."""
+        capture = self.simulate(sir_db=-12.0, timing=5.3, samples=1200000, seed=9)
+        for told, shows in ((5.3, True), (13.3, False)):
+            pair = [priors.parse(f"rrc:qpsk,first={told}"), priors.parse(OFDM)]
+            levels = Levels(np.array([1.0, capture.kappa]), capture.noise_variance)
+            found = soi_evidence(captures.open_capture("mix.cf32"), StreamSeparator(pair, levels), levels)
+            self.assertEqual(found.errors > 4, shows, found)
+
     def test_false_alarms_are_rarer_than_one_in_a_hundred(self):
         """60 acquisitions under OFDM alone that is taken to hold an SOI at -9 or -19 dB."""
         rng, found = np.random.default_rng(4), 0
@@ -123,7 +155,6 @@ class InterferenceAlone(PausesCase):
         self.assertEqual(found, 0)  # at 1 % more than none has a chance of 45 %, at the 0.1 % measured 6 %
 
     def acquired(self, pair, y, gains):
-        from gnuradio.unmix.estimators import Levels
         levels = Levels(gains, 0.01)
         separator = StreamSeparator(pair, levels)
         separator.survey(y, levels)

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The levels of a whole capture, before it is separated: of what is on the air while all of it is."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
 
 from .captures import Capture
+from .demodulation import SyncedSymbols
 from .estimators import Levels, estimate_levels
-from .presence import SortedFrames, discerning, least_left, unexplained
+from .presence import SortedFrames, discerning, least_left, left_over, unexplained
 from .priors import Prior
+from .priors import constellation as cons
 from .priors.gaussian import expected_spectrum
 from .stream import StreamSeparator
 from .survey import STRETCH, stretches, survey
@@ -24,6 +28,32 @@ MOST_MISFIT = 0.2
 #: Power of all interference below which there is none: relative to the SOI; or to the SOI and to the noise, both.
 NOTHING, NEXT_TO_NOTHING, BELOW_NOISE = 1e-3, 1e-2, 0.1
 BINS = 256
+#: Groups of symbols by whose scatter evidence is judged, and symbols below which there is none.
+LEAST_GROUPS, GROUP, FEWEST_SYMBOLS = 8, 160, 100
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where the SOI's symbols are told to lie, samples; see demodulation.Grid."""
+
+    timing: float
+    step: float
+    phase: float = 0.0
+    frequency: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of an SOI whose timing and phase are told, without any separation.
+
+    symbols: looked at. concentration: mean cosine of how far their phases, times the constellation's symmetry, lie
+    from where they belong, 1 without noise and (but for 16QAM, 0.36) interference, 0 on average where there is no SOI
+    there. errors: of it above zero, in standard errors.
+    """
+
+    symbols: int
+    concentration: float
+    errors: float
 
 
 class LevelsError(ValueError):
@@ -116,3 +146,36 @@ def _density_of_bursts(capture: Capture, stream: StreamSeparator, levels: Levels
         spectra = np.square(np.abs(np.fft.fft(np.lib.stride_tricks.sliding_window_view(samples, BINS)[::hop] * taper)))
         frames.add(spectra / np.sum(taper**2), least_left(left, BINS, hop))
     return frames.mean_of_bursts()
+
+
+def soi_evidence(capture: Capture, stream: StreamSeparator, levels: Levels) -> Optional[Evidence]:
+    """Whether an SOI of known timing shows in what the interference's priors alone leave of a capture.
+
+    They know nothing of the SOI's symbols, so what they leave without one lies anywhere. None where timing and phase
+    are not told, there are fewer than FEWEST_SYMBOLS, or the interference's priors may explain an SOI as well.
+    """
+    soi = stream.priors[0]
+    heard = bool(levels.gains[1:].any())
+    if soi.modulation is None or soi.tracker is not None or not soi.info["synchronised"] or (
+            heard and not discerning(stream.priors[1:])):
+        return None
+    name, step = soi.modulation["constellation"], float(soi.modulation["samples_per_symbol"])
+    symmetry = cons.SYMMETRY[name]
+    reference = float(np.angle(np.mean(cons.points(name).astype(complex) ** symmetry)))
+    cosines = []
+    for start, count in stretches(capture.length, STRETCH // 4, SEARCHED):
+        samples = capture.read(start, count)
+        if len(samples) < step:
+            continue
+        left = left_over(samples, stream.plan, stream.priors, levels, stream.device) if heard else samples
+        filtered = SyncedSymbols(soi.modulation, 1)
+        grid = Told((float(soi.modulation["first"]) - start) % step, step)
+        symbols = np.concatenate([filtered.push(left[None], grid), filtered.finish()], axis=1)[0]
+        cosines.append(np.cos(symmetry * np.angle(symbols) - reference)[np.abs(symbols) > 0])
+    values = np.concatenate(cosines) if cosines else np.zeros(0)
+    if len(values) < FEWEST_SYMBOLS:
+        return None
+    groups = np.array([g.mean() for g in np.array_split(values, max(LEAST_GROUPS, len(values) // GROUP))])
+    # Not less than that of phases that are independent: few groups may agree by chance.
+    error = max(float(groups.std(ddof=1)) / math.sqrt(len(groups)), 1 / math.sqrt(2 * len(values)))
+    return Evidence(len(values), float(values.mean()), float(values.mean()) / error)

@@ -11,7 +11,7 @@ from . import trackers
 from .captures.formats import ABSURD_MAGNITUDE
 from .priors import Prior, PriorError
 from .separators import Problem, separate
-from .windows import Plan
+from .windows import Plan, Window
 
 if TYPE_CHECKING:
     from .estimators import Levels
@@ -200,6 +200,25 @@ def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels
 
     priors: of all sources, the SOI first; the others' trackers are made anew. Broken samples count as zero.
     """
+    left, windows = _left_in_windows(samples, plan, priors, levels, device)
+    return _kept(power_in_band(left, priors[0]), windows)
+
+
+def left_over(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels: "Levels", device: str = "cpu"
+              ) -> np.ndarray:
+    """What the interference alone leaves of a stretch of samples complex64 [n], complex64 [n]; see unexplained."""
+    return _kept(*_left_in_windows(samples, plan, priors, levels, device))
+
+
+def _kept(rows: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
+    """Rows [W, N] as one stretch."""
+    return np.concatenate([row[w.keep_from - w.start:w.keep_to - w.start]
+                           for row, w in zip(rows, windows, strict=True)])
+
+
+def _left_in_windows(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels: "Levels", device: str
+                     ) -> tuple[np.ndarray, list[Window]]:
+    """What the interference alone leaves of each window, complex64 [W, N], and the windows."""
     windows = list(plan.windows(len(samples)))
     held = np.zeros(windows[-1].start + plan.window, np.complex64)
     held[:len(samples)] = np.where(np.abs(samples) < ABSURD_MAGNITUDE, samples, 0)
@@ -213,7 +232,4 @@ def unexplained(samples: np.ndarray, plan: Plan, priors: Sequence[Prior], levels
             sides.append(prior.side_information(mixture / np.float32(levels.gains[0]), others))
         else:
             sides.append(np.asarray(tracker.side(held, 0, windows, levels), np.float32))
-    left = power_in_band(rest(mixture, priors[1:], sides[1:], levels.gains[1:], levels.noise_variance, device),
-                         priors[0])
-    return np.concatenate([row[w.keep_from - w.start:w.keep_to - w.start]
-                           for row, w in zip(left, windows, strict=True)])
+    return rest(mixture, priors[1:], sides[1:], levels.gains[1:], levels.noise_variance, device), windows

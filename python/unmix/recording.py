@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Separating one recording from file to files: open, check, estimate levels, stream through, write, report."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Optional
 import numpy as np
 
 from . import priors, report, resume
-from .calibration import LevelsError, capture_levels
+from .calibration import LevelsError, capture_levels, soi_evidence
 from .captures import Capture, CaptureError, check_not_constant, open_capture
 from .estimators import Levels
 from .front_end import CorrectedCapture, estimate_front_end
@@ -138,6 +139,8 @@ class Recording:
         self.levels = self._estimate_levels()
         self._stream = self._separator(self.levels, s.overlap)
         self._try_priors()
+        checks = self._stream.method != "matched-filter"
+        self._evidence = soi_evidence(self.capture, self._stream, self.levels) if checks else None
         tracker = self._stream.trackers[0]
         self._tracker = tracker if isinstance(tracker, SoiTracker) else None
         if self._tracker is not None and self._earlier is None:
@@ -154,7 +157,7 @@ class Recording:
             padded = f" ({capture.length} and zeros)" if length > capture.length else ""
             windows = f"1 window of {length} samples{padded}"
         self._announce(f"{self._stream.method} on {self.device}: {windows}, seed {s.seed}")
-        self._tally = report.Tally(checks=self._stream.method != "matched-filter")
+        self._tally = report.Tally(checks)
         self._facts = self._fingerprint()
         if self._earlier is not None:
             self._restore()
@@ -490,6 +493,7 @@ class Recording:
             "output": str(self.folder),
             "files": [],
             "result": tally.result(capture.sample_rate),
+            "soi_evidence": None if self._evidence is None else dataclasses.asdict(self._evidence),
             "quality": self._quality.result(),
             "windows_every": tally.every,
             "windows": tally.windows,

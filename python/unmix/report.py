@@ -18,6 +18,10 @@ from .stream import TRUST, WindowReport
 
 FORMAT = 1
 SIR_DRIFT_DB = 3.0  # the windows' SIR may differ by this from the assumed one
+#: Standard errors below which an SOI of known timing does not show before it is separated.
+EVIDENT = 4.0
+#: Noise relative to the SOI from which on agreement proves little, and the share of windows that should agree.
+NOISY_DB, MOST = -3.0, 0.5
 MOST_WINDOWS = 20000
 MOST_STRETCHES = 1000
 LISTED = 3  # stretches of a kind in the summary
@@ -184,10 +188,23 @@ def warnings(report: dict) -> list[str]:
         found.append(f"the SIR measured in the windows, {measured:.1f} dB, differs by {abs(measured - assumed):.1f} dB "
                      f"from the assumed {assumed:.1f} dB: the priors may not fit")
     noise = report["levels"]["noise_relative_to_soi_db"]
+    evidence, soi = report.get("soi_evidence"), report["priors"][0]["name"]
+    proven = (noise is None or noise < NOISY_DB) and _agreed_with_soi(result) >= MOST
+    if evidence is not None and evidence["errors"] < EVIDENT and not proven:
+        found.append(f"no SOI shows in the capture: {evidence['symbols']} symbols of {soi} at the timing told lie "
+                     f"where they belong no better than by chance ({evidence['errors']:.1f} standard errors, below "
+                     f"{EVIDENT:g}); is there one, and are its timing, phase and carrier those of --soi "
+                     "(sync=auto finds them)?")
     if noise is not None and noise >= 0:  # agreement is measured against the noise
         found.append(f"the noise is taken to be {noise:.1f} dB stronger than the signal of interest, which leaves "
                      "agreement without meaning: do the priors fit the capture?")
     return found
+
+
+def _agreed_with_soi(result: dict) -> float:
+    """The share of windows that agree of those that are heard; windows found to hold no SOI do not."""
+    empty = result["outcomes"].get("no_soi", 0)
+    return (result["agreed"] - empty) / max(1, result["windows"] - result["outcomes"].get("silent", 0))
 
 
 def summary(report: dict) -> list[str]:

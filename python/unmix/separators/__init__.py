@@ -3,9 +3,9 @@
 
 from .alpha_rgs import alpha_rgs
 from .best_of import best_of
-from .common import CancelFlag, Outcome, Problem, Progress, Separation, first_estimates
+from .common import CancelFlag, MethodError, Outcome, Problem, Progress, Separation, first_estimates
 from .matched_filter import matched_filter
-from .methods import METHODS, MethodError, method_options, resolve_method, separate, takes_steps
+from .methods import METHODS, method_options, resolve_method, separate, takes_steps
 from .pnp_dr import AGREEMENT, pnp_dr
 
 __all__ = ["AGREEMENT", "METHODS", "CancelFlag", "MethodError", "Outcome", "Problem", "Progress", "Separation",
