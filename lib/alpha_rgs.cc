@@ -27,6 +27,8 @@ void check(const alpha_rgs_options& o, const noise_schedule& schedule, std::size
         std::max(o.level_max, o.level_max_last) >= schedule.steps())
         throw std::invalid_argument("noise levels must satisfy 0 <= level_min <= level_max < " +
                                     std::to_string(schedule.steps()));
+    if (!(o.weight_cap >= 0))
+        throw std::invalid_argument("the cap of the weights must not be below zero (0: none)");
     if (!o.omega.empty() && o.omega.size() != sources)
         throw std::invalid_argument("omega needs one value per source");
     for (const double w : o.omega)
@@ -52,7 +54,9 @@ void draw_levels(const batch& b,
     for (std::int64_t w = 0; w < b.active; ++w) {
         const auto number = static_cast<std::uint64_t>(index.const_data_ptr<std::int64_t>()[w]);
         for (std::size_t k = 0; k < b.sources; ++k) {
-            const auto word = random::draw(seed, number, static_cast<std::uint32_t>(step), k / 4, level_place).v[k % 4];
+            const std::size_t own = o.equal_levels ? 0 : k;
+            const auto word =
+                random::draw(seed, number, static_cast<std::uint32_t>(step), own / 4, level_place).v[own % 4];
             const double level = schedule.alpha_bar(random::uniform_int(word, o.level_min, top));
             const double omega = o.omega.empty() ? g[w][k] * g[w][k] : o.omega[k];
             double weight = level / (1 - level);

@@ -194,12 +194,12 @@ class RandomNumbers(unittest.TestCase):
 
 class AlphaRgs(unittest.TestCase):
     def transcription(self, y, kappa, theta, estimate_s, estimate_b, omega, steps, seed, window,
-                      rate_max=5e-3, rate_min=1e-6):
+                      rate_max=5e-3, rate_min=1e-6, equal=False):
         """Algorithm 1 for one window, float64. estimate_s/b(noisy, abar) return noise estimates."""
         theta = theta.astype(complex)
         for i in range(steps):
             rate = rate_min + 0.5 * (rate_max - rate_min) * (1 + np.cos(np.pi * i / steps))
-            at, au = (ALPHA_BAR[window_level(seed, window, i, k)] for k in (0, 1))
+            at, au = (ALPHA_BAR[window_level(seed, window, i, k)] for k in ((0, 0) if equal else (0, 1)))
             zs, zb = (window_noise(seed, window, i, k, len(y)) for k in (0, 1))
             noisy_s = np.sqrt(at) * theta + np.sqrt(1 - at) * zs
             noisy_b = np.sqrt(au) * (y - theta) / kappa + np.sqrt(1 - au) * zb
@@ -208,18 +208,20 @@ class AlphaRgs(unittest.TestCase):
             theta = theta + rate * (pull_b - pull_s)  # the sign of equation (10), not that of the printed line 7
         return theta
 
-    def assert_follows_the_transcription(self, samples, used, estimates, kappa=2.0, omega=None, tolerance=1e-3):
+    def assert_follows_the_transcription(self, samples, used, estimates, kappa=2.0, omega=None, tolerance=1e-3,
+                                         equal=False):
         rng = np.random.default_rng(4)
         index = [7, 3, (1 << 40) + 5]
         y = complex_noise(rng, 3, samples) * 2
         start = complex_noise(rng, 3, samples)
         initial = np.stack([start, (y - start) / kappa])
         for steps in (1, 2, 20):
-            given = {} if omega is None else {"omega": [1.0, omega]}
+            given = {"equal_levels": equal} | ({} if omega is None else {"omega": [1.0, omega]})
             seed = (5 << 33) + 1
             result = run("alpha_rgs", y, used, [1, kappa], initial, index=index, seed=seed, steps=steps, **given)
             for w, number in enumerate(index):
-                wanted = self.transcription(y[w], kappa, start[w], *estimates, omega or kappa**2, steps, seed, number)
+                wanted = self.transcription(y[w], kappa, start[w], *estimates, omega or kappa**2, steps, seed, number,
+                                            equal=equal)
                 error = np.abs(result["sources"][0, w] - wanted).max()
                 self.assertLess(error, tolerance, f"{steps} steps, window {w}")
                 rest = y[w] - result["sources"][0, w] - kappa * result["sources"][1, w]
@@ -233,6 +235,7 @@ class AlphaRgs(unittest.TestCase):
         used = [wrap(Gaussian(d)) for d in densities]
         estimates = [gaussian_estimator(d) for d in densities]
         self.assert_follows_the_transcription(31, used, estimates)
+        self.assert_follows_the_transcription(31, used, estimates, equal=True)
 
     def test_qpsk_under_gaussian_noise_follows_algorithm_1(self):
         soi = priors.parse("rrc:qpsk,sps=4,span=6,ends=isolated")
@@ -775,6 +778,7 @@ class Arguments(unittest.TestCase):
                 ({"steps": 0}, "needs 1 to"), ({"steps": -3}, "needs 1 to"), ({"steps": 1 << 32}, "needs 1 to"),
                 ({"rate_max": 1e-7}, "rate_min <= rate_max"), ({"rate_max": np.nan}, "rate_min <= rate_max"),
                 ({"rate_max": np.inf}, "rate_min <= rate_max"), ({"rate_min": -1.0}, "rate_min <= rate_max"),
+                ({"weight_cap": -1.0}, "cap of the weights"), ({"weight_cap": np.nan}, "cap of the weights"),
                 ({"omega": [1.0]}, "one value per source"), ({"omega": [1.0, 0.0]}, "above zero"),
                 ({"omega": [1.0, np.nan]}, "above zero"), ({"level_min": -1}, "level_min <= level_max < 50"),
                 ({"level_max": 50}, "level_min <= level_max < 50"),

@@ -72,7 +72,8 @@ struct alpha_rgs_options {
     int level_min = 1;         //!< noise levels are drawn from level_min .. level_max
     int level_max = 49;
     int level_max_last = 49; //!< level_max moves linearly to this over the run; 3 halves the errors of short runs
-    double weight_cap = 0;   //!< > 0: a step never pulls further than this fraction towards the posterior mean
+    double weight_cap = 0;   //!< > 0: a step never pulls further than this fraction towards the posterior mean; 0: no cap
+    bool equal_levels = false; //!< one noise level for all sources in a step, instead of one each
 };
 
 //! Options of pnp_dr.

@@ -229,16 +229,17 @@ PYBIND11_MODULE(unmix_python, m)
            side_type side, std::optional<array<float>> noise, array<std::uint64_t> index, std::uint64_t seed,
            std::size_t batch, std::size_t threads, std::size_t block, std::optional<py::function> progress,
            const cancel_flag* cancel, long steps, double rate_max, double rate_min, std::vector<double> omega,
-           int level_min, int level_max, int level_max_last, double weight_cap) {
+           int level_min, int level_max, int level_max_last, double weight_cap, bool equal_levels) {
             auto a = collect(mixture, priors, gains, initial, std::move(side), noise, index, seed, batch, threads,
                              block, progress, cancel);
-            const alpha_rgs_options o{ steps,     rate_max,  rate_min,       omega,
-                                       level_min, level_max, level_max_last, weight_cap };
+            const alpha_rgs_options o{ steps,     rate_max,       rate_min,   omega,       level_min,
+                                       level_max, level_max_last, weight_cap, equal_levels };
             return separated(a, [&](const mixtures& in, const control& ctl) { return alpha_rgs(in, o, ctl); });
         },
         UNMIX_COMMON_ARGUMENTS, py::arg("steps") = 20000, py::arg("rate_max") = 5e-3, py::arg("rate_min") = 1e-6,
         py::arg("omega") = std::vector<double>{}, py::arg("level_min") = 1, py::arg("level_max") = 49,
         py::arg("level_max_last") = 49, py::arg("weight_cap") = 0.0,
+        py::arg("equal_levels") = false,
         "alpha-RGS, Algorithm 1 of arXiv 2306.14411 with the sign of equation (10).");
 
     m.def(

@@ -13,18 +13,20 @@ WEIGHT_CAP = 0.3
 
 def alpha_rgs(problem: Problem, steps: Optional[int] = None, omega: Optional[Sequence[float]] = None,
               rate_max: float = 5e-3, rate_min: float = 1e-6, level_max_last: int = 49,
-              weight_cap: Optional[float] = None, start: str = "matched-filter") -> Separation:
+              weight_cap: Optional[float] = None, start: str = "matched-filter", equal_levels: bool = False
+              ) -> Separation:
     """Run the engine's alpha-RGS; defaults as in the paper.
 
     steps: N >= 1 (default 20,000). omega: weight of each source's term, K values (default kappa^2 each, that is
     gains^2). rate_max, rate_min: learning rate, cosine-annealed. level_max_last: the largest noise level moves from 49
     to this; 3 halves the errors of short runs. weight_cap: > 0 limits a step's pull (rate times weight), 0 does not
     (default: 0 with the matched filter's start, WEIGHT_CAP with the others). start: where the sources begin, a name
-    from starts.STARTS. Raises MethodError for values out of range, PriorError for priors that the start cannot use.
+    from starts.STARTS. equal_levels: one noise level for all sources in a step; the paper draws one for each. Raises
+    MethodError for values out of range, PriorError for priors that the start cannot use.
     """
     if weight_cap is None:
         weight_cap = 0.0 if start == "matched-filter" else WEIGHT_CAP
     return run_engine(
         unmix_python.alpha_rgs, problem, begin(problem, start), steps=20000 if steps is None else steps,
         rate_max=rate_max, rate_min=rate_min, omega=[] if omega is None else list(omega), level_max_last=level_max_last,
-        weight_cap=weight_cap)
+        weight_cap=weight_cap, equal_levels=equal_levels)

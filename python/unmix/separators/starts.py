@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where the engine's separators begin: first estimates of the sources by name."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .common import MethodError, Problem, first_estimates
@@ -18,4 +20,4 @@ def begin(problem: Problem, start: str) -> np.ndarray:
     """
     if start not in STARTS:
         raise MethodError(f"unknown start '{start}'; allowed are {', '.join(STARTS)}")
-    return STARTS[start](problem)
+    return STARTS[start](replace(problem, progress=None))  # what follows says how far it is
