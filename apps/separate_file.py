@@ -76,8 +76,8 @@ def arguments(argv):
                         help="the signal of interest (default %(default)s)")
     parser.add_argument("--interference", action="append", metavar="SPEC",
                         help=f"give it once per interferer (default {DEFAULT_INTERFERENCE})")
-    parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}; with options as in "
-                        "pnp-dr:start=lmmse-cyclic")
+    parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}; with options "
+                        "as in pnp-dr:start=lmmse-cyclic")
     parser.add_argument("--sir-db", type=sir, default=None, metavar="auto|X",
                         help="power of the SOI over all interference, dB (default: estimated from the spectrum)")
     parser.add_argument("--format", default="auto",
@@ -90,7 +90,7 @@ def arguments(argv):
                         help="samples (default: about a tenth of a window); window - overlap must be a multiple of "
                              "the SOI's samples per symbol")
     parser.add_argument("--steps", type=int, metavar="N",
-                        help="largest number of calls of each prior (default: the method's); for methods that take some")
+                        help="largest number of calls of each prior, for methods that take some (default: theirs)")
     parser.add_argument("--seed", type=int, default=0, help="of random numbers; the same seed gives the same result")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--batch", type=int, default=64, metavar="N",
