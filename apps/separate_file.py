@@ -76,8 +76,8 @@ def arguments(argv):
                         help="the signal of interest (default %(default)s)")
     parser.add_argument("--interference", action="append", metavar="SPEC",
                         help=f"give it once per interferer (default {DEFAULT_INTERFERENCE})")
-    parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}; with options "
-                        "as in pnp-dr:start=lmmse-cyclic")
+    parser.add_argument("--method", default="auto", help=f"auto or {', '.join(sorted(separators.METHODS))}; with "
+                        "options as in pnp-dr:start=lmmse-cyclic")
     parser.add_argument("--sir-db", type=sir, default=None, metavar="auto|X",
                         help="power of the SOI over all interference, dB (default: estimated from the spectrum)")
     parser.add_argument("--format", default="auto",
