@@ -11,12 +11,14 @@ overlapping windows, of which the interiors are joined. Both take the SIR and th
 """
 
 import argparse
+import functools
 import inspect
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Optional
 
 import numpy as np
@@ -27,6 +29,9 @@ from benchmark_rows import (
     interval,
     load_rows,
     mean_squared_error,
+    method_files,
+    processor_name,
+    refusals,
     save,
     summary,
     table,
@@ -44,11 +49,17 @@ from benchmark_signals import (
 from gnuradio.unmix import priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
+from gnuradio.unmix.separators.methods import split_method
 from gnuradio.unmix.settings import choose_device
 from tqdm import tqdm
 
 __all__ = ["OfdmSignal", "RecordedSignal", "SoiSignal", "closed_form", "cons", "generate", "interval", "main",
            "timing_is_free"]
+
+#: Beyond these dB single precision runs out.
+MOST_DB = 300
+#: Steps of a method's first, untimed run.
+WARM_UP_STEPS = 3
 
 
 def arguments(argv):
@@ -122,13 +133,18 @@ def arguments(argv):
         raise ValueError("--windows, --window and --batch must be at least 1")
     if args.streams != 1 and (args.protocol == "isolated" or not 1 <= args.streams <= args.windows):
         raise ValueError("--streams divides the windows of --protocol stream; allowed are 1 to --windows")
-    if not all(math.isfinite(s) for s in args.sir_db) or any(math.isnan(s) for s in args.snr_db):
-        raise ValueError("--sir-db must be finite, --snr-db finite or inf")
+    if not all(abs(s) <= MOST_DB for s in args.sir_db):
+        raise ValueError(f"--sir-db must be finite, at most {MOST_DB} dB either way")
+    if not all(abs(s) <= MOST_DB or s == math.inf for s in args.snr_db):
+        raise ValueError(f"--snr-db must be finite, at most {MOST_DB} dB either way, or inf")
     return args
 
 
 def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]]:
-    """Steps of each method, None for its default, from text such as "2000,basis=5000". Raises ValueError."""
+    """Steps of each method, None for its default, from text such as "2000,basis=5000". Raises ValueError.
+
+    methods: as resolve_method() writes them; in the text options may be written in any way, as in basis:restarts=02=50.
+    """
     steps = dict.fromkeys(methods)
     if text is None:
         return steps
@@ -137,6 +153,8 @@ def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]
         name, equals, number = part.strip().rpartition("=")
         if not number.isdecimal() or int(number) < 1:
             raise ValueError(f"--steps must be at least 1, such as 2000 or 2000,alpha-rgs=20000, not {text}")
+        if equals:
+            name = separators.resolve_method(name)
         if equals and name not in methods:
             raise ValueError(f"--steps names the method {name}, which is not among {', '.join(methods)}")
         if name in own:
@@ -152,8 +170,7 @@ def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]
 
 def takes_omega(method: str) -> bool:
     """Whether a method weighs the sources' terms, as alpha-RGS does."""
-    function = separators.METHODS.get(method)  # none for a name with options, which goes with its default omega
-    return function is not None and "omega" in inspect.signature(function).parameters
+    return "omega" in inspect.signature(separators.METHODS[split_method(method)[0]]).parameters
 
 
 @dataclass(frozen=True)
@@ -178,10 +195,6 @@ def make_jobs(args, given) -> list[Job]:
             for snr_db in args.snr_db for sir_db in (sorted(given) if given else args.sir_db)
             for method in args.methods
             for omega in ((args.omega or [None]) if takes_omega(method) else [None])]
-
-
-class RefusedError(Exception):
-    """A method cannot work with these priors or options; the message says why."""
 
 
 class Progress:
@@ -215,11 +228,16 @@ class Progress:
         self.bar.set_postfix_str(f"{self._left[0]}: {self.left(fraction)}", refresh=False)
         self.bar.update(done - self.bar.n)
 
+    def skipped(self) -> None:
+        """One row is not to be had."""
+        self._left.pop(0)
+        self.bar.update((self._total - len(self._left)) * self._windows - self.bar.n)
+
     def finished(self, row: dict) -> None:
         """One row is done."""
-        job = self._left.pop(0)
+        job = self._left[0]
+        self.skipped()
         self.learn(row)
-        self.bar.update((self._total - len(self._left)) * self._windows - self.bar.n)
         ber = "" if row["ber"] is None else (f"BER {row['ber']:.2e} [{row['ber_ci95'][0]:.1e}, "
                                              f"{row['ber_ci95'][1]:.1e}], ")
         tqdm.write(f"[{self._total - len(self._left)}/{self._total}] {job}: {ber}{row['steps']:.1f} calls, "
@@ -239,8 +257,10 @@ def run_isolated(job, mixture, args, device, progress):
     if job.omega is None:
         result = separators.separate(problem, job.method, job.steps)
     else:
-        options = {"steps": job.steps} if separators.takes_steps(job.method) else {}
-        result = separators.METHODS[job.method](problem, omega=[1.0, *job.omega * gains[1:] ** 2], **options)
+        name, options = split_method(job.method)
+        restarts = options.pop("restarts", 1)
+        method = functools.partial(separators.METHODS[name], omega=[1.0, *job.omega * gains[1:] ** 2], **options)
+        result = separators.best_of(problem, method, restarts, job.steps)
     diverged = int(np.sum(result.outcomes == int(separators.Outcome.DIVERGED)))
     return result.sources[0], result.calls, len(mixture), diverged
 
@@ -289,7 +309,7 @@ def key_of(job, args, device):
             "steps_limit": job.steps, "omega": job.omega, "asked_windows": args.windows, "window": args.window,
             "seed": args.seed, "device": device, "soi_signal": soi.name,
             "interference_signal": interference.name if interference else None, "soi_timing": args.soi_timing,
-            "mixtures": args.mixtures, "files": args.fingerprint}
+            "mixtures": args.mixtures, "files": args.fingerprints[job.method]}
 
 
 def draw(job, args, given):
@@ -303,18 +323,16 @@ def draw(job, args, given):
 
 
 def measure(job, made, args, device, progress):
-    """One row of the table, of mixtures from draw()."""
+    """One row of the table, of mixtures from draw(). Raises MethodError and PriorError, see separators.separate()."""
     mixture, truth, bits, place = made
     run = run_isolated if args.protocol == "isolated" else run_stream
     began, processor = time.monotonic(), time.process_time()
-    try:
-        estimate, calls, count, diverged = run(job, mixture, args, device, progress)
-    except ValueError as error:
-        raise RefusedError(f"the method {job.method} refuses: {error}") from error
+    estimate, calls, count, diverged = run(job, mixture, args, device, progress)
     seconds, processor = time.monotonic() - began, time.process_time() - processor
     row = {**key_of(job, args, device), "windows": count, "bits": 0, "bit_errors": None, "ber": None, "ber_ci95": None,
            "mse_db": None, "mse_db_ci95": None, "seconds_per_window": seconds / count,
-           "processor_seconds_per_window": processor / count, "steps": float(np.mean(calls)), "diverged": diverged}
+           "processor_seconds_per_window": processor / count, "steps": float(np.mean(calls)), "diverged": diverged,
+           "processor": processor_name(device)}
     isolated = args.protocol == "isolated"
     if bits is not None:
         wrong = args.signals[0].bits(estimate, place) != bits
@@ -327,6 +345,24 @@ def measure(job, made, args, device, progress):
         piece = truth.shape[1] if isolated else truth.size // count
         row["mse_db"], row["mse_db_ci95"] = mean_squared_error(estimate, truth, piece)
     return row
+
+
+def warm_up(jobs, args, device):
+    """Run each method of the jobs once on two windows of noise: what compiles, loads or is cached is nobody's time."""
+    rng, quiet = np.random.default_rng(0), SimpleNamespace(during=lambda fraction: None)
+    isolated = args.protocol == "isolated"
+    shape = (2, args.window) if isolated else (1, args.window + hop(args, args.signals[0].sps))
+    noise = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+    warm = set()
+    for job in jobs:
+        if job.method in warm:
+            continue
+        short = replace(job, steps=WARM_UP_STEPS if separators.takes_steps(job.method) else None)
+        try:
+            (run_isolated if isolated else run_stream)(short, noise, args, device, quiet)
+            warm.add(job.method)
+        except (separators.MethodError, priors.PriorError):
+            pass  # where it refuses the job too, measure_all() says so; the next job may suit it
 
 
 def prepare(argv):
@@ -344,6 +380,10 @@ def prepare(argv):
     if args.given:
         made = [group[0] for group in args.given.values()]
         args.window, args.windows = made[0].shape[1], sum(map(len, made))
+        if not all(abs(s) <= MOST_DB for s in args.given):
+            raise ValueError(f"the sir_db of {args.mixtures} must be finite, at most {MOST_DB} dB either way")
+    if args.window < soi.sps:
+        raise ValueError(f"--window must be at least one symbol, {soi.sps} samples, not {args.window}")
     for prior in args.priors:
         if prior.tracker is not None and args.protocol == "isolated":
             raise ValueError(f"the prior {prior.name} follows its signal from window to window; take --protocol stream")
@@ -354,8 +394,10 @@ def prepare(argv):
         if args.window < least:
             raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {args.window}")
     args.rows = load_rows(args.json)
-    args.fingerprint = fingerprint([args.soi, args.interference, args.mixtures or "",
-                                    *(args.interference_signal or [])])
+    texts = [args.soi, args.interference, args.mixtures or "", *(args.interference_signal or [])]
+    common = fingerprint(texts)
+    files = {method: method_files(*split_method(method)) for method in args.methods}
+    args.fingerprints = {method: fingerprint(texts, own) if own else common for method, own in files.items()}
     device = choose_device(args.device)
     for prior in args.priors:
         prior.engine(device)
@@ -366,21 +408,28 @@ def prepare(argv):
 
 
 def measure_all(args, device, jobs):
-    """Measure what is not there yet; all rows that were asked for, and whether they are complete."""
+    """Measure what is not there yet: all rows that were asked for, the sentence of each job that its method refuses,
+    and whether the rest is complete."""
     keys = {job: key_of(job, args, device) for job in jobs}
     found = {job: row for job in jobs for row in args.rows if all(row.get(n) == v for n, v in keys[job].items())}
     pending = [job for job in jobs if job not in found]
     per_row = max(1, args.windows // len(args.given)) if args.given else args.windows
     progress = Progress(pending, list(found.values()), per_row)
-    made, point, complete = None, None, True
+    made, point, complete, refused = None, None, True, {}
     try:
-        if pending:  # TorchScript compiles in a prior's first calls, which are nobody's time
-            mixture = np.ones((2, args.window), np.complex64)
-            separators.separate(separators.Problem(mixture, args.priors, [1.0, 1.0], device=device), "pnp-dr", 3)
+        warm_up(pending, args, device)
         for job in pending:
             if point != (job.sir_db, job.snr_db):
                 made, point = draw(job, args, args.given), (job.sir_db, job.snr_db)
-            found[job] = measure(job, made, args, device, progress)
+            try:
+                found[job] = measure(job, made, args, device, progress)
+            except (separators.MethodError, priors.PriorError) as error:  # other errors are defects
+                sentence = f"the method {job.method} refuses: {error}"
+                if sentence not in refused.values():
+                    tqdm.write(f"benchmark.py: {sentence}", file=sys.stderr)
+                refused[job] = sentence
+                progress.skipped()
+                continue
             args.rows.append(found[job])
             if args.json:
                 save(args.rows, args.json)
@@ -394,7 +443,7 @@ def measure_all(args, device, jobs):
     finally:
         progress.bar.close()
     ordered = sorted(found, key=jobs.index)
-    return [found[job] for job in ordered], complete
+    return [found[job] for job in ordered], refused, complete
 
 
 def main(argv=None):
@@ -406,20 +455,18 @@ def main(argv=None):
         return 2
     print(f"device {device}, {args.protocol} windows; SOI {args.signals[0].name}, timing {args.soi_timing}; "
           f"interference {args.mixtures or args.signals[1].name}", file=sys.stderr)
-    try:
-        rows, complete = measure_all(args, device, jobs)
-    except RefusedError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
+    rows, refused, complete = measure_all(args, device, jobs)
+    if refused and not rows:
+        return 2 if complete else 3
     rows.sort(key=lambda r: [list(args.snr_db).index(float(r["snr_db"])), args.methods.index(r["method"]),
                              r["omega"] or 0, r["sir_db"]])
     if args.table == "-":
-        print(table(rows))
+        print("\n".join([table(rows), *refusals(refused)]))
     else:
-        Path(args.table).write_text(summary(rows, paper_case))
+        Path(args.table).write_text("\n".join([summary(rows, paper_case), *refusals(refused)]))
     if args.plots:
         plot(rows, args.plots)
-    return 0 if complete else 3
+    return 3 if not complete else 2 if refused and len(args.methods) == 1 else 0
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 from pathlib import Path
-from typing import Optional
+from typing import Iterable, Optional
 
 import numpy as np
 import scipy.stats
+import torch
 from gnuradio.unmix import priors
 from gnuradio.unmix.priors.spec import SHIPPED
+from gnuradio.unmix.separators.unet import SHIPPED as SHIPPED_NETWORKS
 
 #: What a row's case is besides its method and point: fields that tell the series of a table or picture apart.
 SERIES = ("method", "omega", "steps_limit", "soi", "interference", "protocol", "soi_timing", "soi_signal", "window",
@@ -67,14 +70,36 @@ def files_of(text: str) -> list[Path]:
     return sorted(f for f in found if f.is_file())
 
 
-def fingerprint(texts: list[str]) -> Optional[str]:
-    """16 hexadecimal digits of the contents of all files that the texts name; None without any."""
-    digest, files = hashlib.sha256(), [file for text in texts for file in files_of(text)]
+def method_files(name: str, options: dict) -> list[Path]:
+    """Files that a method works with: a U-Net's, or all those that come with the package, one of which it takes."""
+    if name != "unet":
+        return []
+    if options.get("model") is None:
+        return sorted(SHIPPED_NETWORKS.glob("*.pt"))
+    file = Path(options["model"])
+    return [file] if file.is_file() else []
+
+
+def fingerprint(texts: Iterable[str], more: Iterable[Path] = ()) -> Optional[str]:
+    """16 hexadecimal digits of the contents of all files that the texts name, and of more; None without any."""
+    digest, files = hashlib.sha256(), [*(file for text in texts for file in files_of(text)), *more]
     for file in files:
         with file.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()[:16] if files else None
+
+
+def processor_name(device: str) -> str:
+    """What a device's work is done on, as far as the system says: a processor's name, and of a CPU its cores."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        name = re.search(r"^model name\s*:\s*(.*\S)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        name = None
+    name = name[1] if name else platform.processor() or platform.machine() or "unknown processor"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def load_rows(path: Optional[str]) -> list[dict]:
@@ -117,6 +142,15 @@ def table(rows: list[dict]) -> str:
                  r["bits"], mse, f"{r['steps']:.1f}", f"{1e3 * r['seconds_per_window']:.2f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def refusals(refused: dict) -> list[str]:
+    """Lines of Markdown that say which methods refused, where and why, from the sentences of jobs."""
+    lines = [""] if refused else []
+    for sentence in dict.fromkeys(refused.values()):
+        levels = dict.fromkeys(f"{job.sir_db:g}" for job, own in refused.items() if own == sentence)
+        lines.append(f"- SIR {', '.join(levels)} dB: {sentence}")
+    return [*lines, ""] if refused else []
 
 
 def groups(rows: list[dict]) -> dict[tuple, list[dict]]:

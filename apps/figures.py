@@ -14,14 +14,16 @@ from pathlib import Path
 import benchmark
 import numpy as np
 import toy_landscapes as toy
-from benchmark_plots import COLOURS, PAPER
+from benchmark_plots import COLOURS, PAPER, PAPER_METHODS
 from benchmark_rows import load_rows
 from gnuradio.unmix import separators
+from gnuradio.unmix.separators.unet import SHIPPED as NETWORKS
 
 OFDM = {"ofdm-qpsk": "cp-ofdm:qpsk,fft=64,cp=16,active=56", "ofdm-bpsk": "cp-ofdm:bpsk,fft=64,cp=16,active=56"}
-#: Methods in the paper's figures, and the default of this package.
-MAIN = ("matched-filter", "lmmse", "basis-hard", "reverse-diffusion", "alpha-rgs", "pnp-dr")
-BASIS = ("matched-filter", "lmmse", "basis", "basis-hard", "basis-alpha", "alpha-rgs")
+#: Methods in the paper's figures, and the default of this package. PAPERS_BASIS is what they call BASIS.
+PAPERS_BASIS = PAPER_METHODS["basis-hard"]
+MAIN = ("matched-filter", "lmmse", "basis-hard", PAPERS_BASIS, "reverse-diffusion", "alpha-rgs", "pnp-dr")
+BASIS = ("matched-filter", "lmmse", "basis", "basis-hard", PAPERS_BASIS, "basis-alpha", "alpha-rgs")
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SHOWN_LEVELS = (0, 5, 10, 15, 20, 30, 48)
 
@@ -114,10 +116,12 @@ def run_benchmark(args, name, methods, *more, plots=True):
     Raises SystemExit with benchmark.py's exit code where it is not 0.
     """
     asked = args.methods.split(",") if args.methods else methods
-    missing = [m for m in asked if m not in separators.METHODS]
+    missing = [m for m in asked if m.partition(":")[0] not in (*separators.METHODS, "auto")]  # options follow a colon
+    asked = [m for m in asked if m not in missing]
+    if not asked:
+        raise ValueError(f"this build has none of the methods {', '.join(missing)}")
     if missing:
         print(f"figures.py: this build has no {', '.join(missing)}; left out", file=sys.stderr)
-    asked = [m for m in asked if m in separators.METHODS]
     file = args.out / f"figure_{name}.json"
     argv = ["--methods", ",".join(asked), "--json", str(file), "--seed", str(args.seed), "--device", args.device,
             "--table", str(args.out / f"figure_{name}.md"), *more]
@@ -163,16 +167,18 @@ def figure_13(args):
 
 
 def figure_18(args):
-    """The supervised U-Net and alpha-RGS."""
-    if "unet" not in separators.METHODS:
-        raise ValueError("figure 18 needs the method unet, which this build does not have")
-    for name, spec in OFDM.items():
+    """The supervised U-Net and alpha-RGS, where a network was trained for the case; with --methods all cases."""
+    cases = {n: spec for n, spec in OFDM.items() if args.methods or (NETWORKS / f"unet-{n}.pt").is_file()}
+    if not cases:
+        raise ValueError("figure 18 needs a network that comes with the package, and there is none; allowed is "
+                         "--methods, such as unet:model=FILE,alpha-rgs")
+    for name, spec in cases.items():
         run_benchmark(args, f"18_{name}", ("unet", "alpha-rgs", "pnp-dr"), "--interference", spec,
                       "--snr-db", *args.snr_db)
 
 
 def figure_17(args):
-    """BER and MSE of alpha-RGS against omega / kappa^2."""
+    """BER and MSE of alpha-RGS against omega / kappa^2, each SIR and their mean (of the MSE: of its dB values)."""
     levels = args.sir_db or [-24, -18, -12, -6]
     args.sir_db = None
     rows = run_benchmark(args, "17", ("alpha-rgs",), "--sir-db", *map(str, levels), "--omega", *map(str, FACTORS),
@@ -202,7 +208,8 @@ def draw_omega(rows):
                 line, = axes[1, column].plot(x, y, "o-", markersize=4, label=label)
                 axes[1, column].fill_between(x, np.maximum(ends[:, 0], 1e-5) if quantity == "ber" else ends[:, 0],
                                              ends[:, 1], color=line.get_color(), alpha=0.15, linewidth=0)
-        for axis, what in zip(axes[:, column], ("mean over the SIRs", "each SIR"), strict=True):
+        mean = "mean over the SIRs" if quantity == "ber" else "mean of the dB values over the SIRs"
+        for axis, what in zip(axes[:, column], (mean, "each SIR"), strict=True):
             axis.axvline(1, color="0.5", linestyle=":")
             axis.set(xscale="log", title=what, ylabel="bit error rate" if quantity == "ber" else "MSE (dB)")
             if quantity == "ber":
@@ -227,7 +234,7 @@ def figure_time(args):
     for row in rows:
         name = f"{row['method']}, {row['steps']:.0f} calls" if row["steps"] else row["method"]
         seconds[name] = (row["seconds_per_window"], row["method"])
-    paper = json.loads(PAPER.read_text())["seconds_per_window"]
+    paper = {PAPER_METHODS.get(m, m): s for m, s in json.loads(PAPER.read_text())["seconds_per_window"].items()}
     bars = [(s, n, COLOURS.get(m, "tab:gray"), False) for n, (s, m) in seconds.items()]
     bars += [(s, f"{m} (paper, V100)", COLOURS.get(m, "tab:gray"), True) for m, s in paper.items()]
     figure = new_figure(8, 0.3 * len(bars) + 1.2)
@@ -236,10 +243,16 @@ def figure_time(args):
         axis.barh(place, value, color="none" if theirs else colour, edgecolor=colour, hatch="///" if theirs else None)
         axis.annotate(f" {value:.3g} s", (value, place), va="center", fontsize=8)
     axis.set_yticks(range(len(bars)), [name for _, name, *_ in sorted(bars)], fontsize=8)
-    axis.set(xscale="log", xlabel="seconds per window of 2560 samples", title=f"on {rows[0]['device']}")
+    axis.set(xscale="log", xlabel="seconds per window of 2560 samples", title=f"on {places(rows)}")
     axis.set_xlim(min(bars)[0] / 2, 4000)
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(args.out / "figure_time.png", dpi=120)
+
+
+def places(rows):
+    """Where rows were measured: device and processor."""
+    found = (", ".join(filter(None, (r["device"], r.get("processor")))) for r in rows)
+    return " and ".join(dict.fromkeys(found))
 
 
 FIGURES = {"1": figure_1, "3": figure_3, "4": figure_4, "5": figure_5, "13": figure_13, "14": figure_14,

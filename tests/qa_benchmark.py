@@ -82,6 +82,76 @@ class Benchmark(unittest.TestCase):
         self.assertAlmostEqual(same["mse_db"], plain["mse_db"], places=4)  # kappa^2 in single or double precision
         self.assertGreater(abs(other["mse_db"] - plain["mse_db"]), 0.01)
 
+    def test_omega_and_steps_of_methods_with_options(self):
+        common = ("--windows", 2, "--sir-db", -12, "--methods")
+        rows = self.rows(*common, "basis-alpha:restarts=2:temperature=.5,basis-hard:temperature=0.50", "--steps",
+                         "6,basis-hard:temperature=5e-1=4", "--omega", 1, 50)
+        self.assertEqual([(r["method"], r["omega"], r["steps"]) for r in rows],
+                         [("basis-alpha:restarts=2:temperature=0.5", 1, 12),
+                          ("basis-alpha:restarts=2:temperature=0.5", 50, 12), ("basis-hard:temperature=0.5", None, 4)])
+        self.assertNotEqual(rows[0]["mse_db"], rows[1]["mse_db"])
+        plain = self.rows(*common, "basis-alpha:restarts=2:temperature=0.5", "--steps", 6)[-1]
+        self.assertAlmostEqual(plain["mse_db"], rows[0]["mse_db"], places=4)
+        code, _, err = self.run_main("--methods", "basis-hard:temperature=0.5", "--omega", 2)
+        self.assertEqual(code, 2)
+        self.assertIn("none of the methods basis-hard:temperature=0.5 takes --omega", err)
+
+    def test_a_method_that_refuses_is_left_out_and_the_others_go_on(self):
+        sentence = "the method unet refuses: the U-Net unet-ofdm-qpsk was trained on an SIR of -24 to -3 dB"
+        common = ("--windows", 2, "--sir-db", -30, -12, "--snr-db", "inf", 30, "--json", self.json)
+        code, out, err = self.run_main(*common, "--methods", "unet,matched-filter", "--plots", self.folder / "plots")
+        self.assertEqual(code, 0, err)
+        self.assertEqual([(r["method"], r["sir_db"]) for r in json.loads(self.json.read_text())],
+                         2 * [("matched-filter", -30), ("unet", -12), ("matched-filter", -12)])
+        self.assertEqual(err.count(sentence), 1)
+        self.assertIn(f"- SIR -30 dB: {sentence}", out)
+        self.assertEqual(len(list((self.folder / "plots").iterdir())), 2)
+        table = self.folder / "table.md"
+        code, out, err = self.run_main(*common, "--methods", "unet", "--table", table)
+        self.assertEqual((code, err.count(sentence)), (2, 1))
+        self.assertIn(f"- SIR -30 dB: {sentence}", table.read_text())
+        for methods in ("unet", "unet,unet:model=none.pt"):  # nothing can be measured
+            code, out, err = self.run_main("--windows", 2, "--sir-db", -30, "--methods", methods)
+            self.assertEqual((code, out), (2, ""))
+            self.assertEqual(err.count("refuses"), methods.count("unet"))
+
+    def test_other_errors_of_a_method_are_defects(self):
+        def broken(problem):
+            raise ValueError("a defect")
+
+        with (mock.patch.dict(benchmark.separators.METHODS, {"lmmse": broken}),
+              self.assertRaisesRegex(ValueError, "a defect")):
+            self.run_main("--windows", 2, "--sir-db", -6, "--methods", "lmmse,matched-filter")
+
+    def test_every_method_is_warmed_up_once_outside_its_time(self):
+        with mock.patch.object(benchmark.separators, "separate", wraps=benchmark.separators.separate) as separate:
+            self.rows("--methods", "pnp-dr,alpha-rgs,matched-filter", "--steps", 9, "--windows", 5, "--sir-db", -9, -6)
+        calls = [(len(c.args[0].mixture), *c.args[1:]) for c in separate.call_args_list]
+        self.assertEqual(calls[:3], [(2, "pnp-dr", 3), (2, "alpha-rgs", 3), (2, "matched-filter", None)])
+        self.assertEqual([count for count, *_ in calls[3:]], [5] * 6)
+
+    def test_rows_of_a_network_are_known_by_its_contents(self):
+        file = self.folder / "network.pt"
+        shipped = sorted(benchmark_rows.SHIPPED_NETWORKS.glob("*.pt"))
+        self.assertTrue(shipped)
+
+        def files(*methods):
+            args, _ = benchmark.prepare(["--methods", ",".join(methods)])
+            return [args.fingerprints[method] for method in args.methods]
+
+        with_none, plain = files(f"unet:model={file}", "pnp-dr")
+        self.assertEqual((with_none, plain), (None, None))
+        file.write_bytes(shipped[0].read_bytes())
+        first, own, plain = files(f"unet:model={file}", "unet", "pnp-dr")
+        self.assertIsNone(plain)
+        self.assertTrue(first and own)
+        file.write_bytes(b"another")
+        other, same = files(f"unet:model={file}", "unet")
+        self.assertNotEqual(other, first)
+        self.assertEqual(same, own)
+        with mock.patch.object(benchmark_rows, "SHIPPED_NETWORKS", self.folder):
+            self.assertEqual(files("unet"), [other])
+
     def test_matched_filter_in_white_noise_alone_has_the_textbook_error_rate(self):
         # Interference 60 dB down, noise 9 dB up: BPSK errs with Q(sqrt(2 Es / N0)), Es / N0 = 16 samples of -9 dB.
         row, = self.rows("--soi", "rrc:bpsk", "--sir-db", 60, "--snr-db", -9, "--windows", 300,
@@ -259,6 +329,8 @@ class Benchmark(unittest.TestCase):
         for name in names:
             self.assertTrue((self.folder / "plots" / name).read_bytes().startswith(b"\x89PNG"))
         clean, noisy = table.read_text().split("### ")[1:]
+        curves = benchmark_plots.paper_case(rows[:1])["curves"]
+        self.assertEqual({c["label"]: c["method"] for c in curves}["BASIS"], "basis-hard:temperature=0.5")
         self.assertIn("| α-RGS, paper | 6.3e-04 | 1.9e-04 |", clean)
         self.assertNotIn("paper", noisy)
         for part in (clean, noisy):
@@ -313,7 +385,9 @@ class Benchmark(unittest.TestCase):
                             ("1 to --windows", ["--streams", 2]),
                             ("1 to --windows", ["--streams", 9, "--windows", 8, "--protocol", "stream"]),
                             ("does not exist", ["--table", self.folder / "none" / "x"]),
-                            ("finite", ["--sir-db", "nan"]),
+                            ("finite", ["--sir-db", "nan"]), ("at most 300 dB", ["--sir-db", 2000]),
+                            ("at most 300 dB", ["--snr-db", -2000]), ("one symbol, 16 samples", ["--window", 15]),
+                            ("unknown method 'magic'", ["--steps", "magic=3"]),
                             ("linear modulation", ["--soi-signal", "cp-ofdm:qpsk"]),
                             ("linear modulation", ["--soi", f"gaussian:{WIFI}"]),
                             ("cannot be simulated", ["--interference-signal", "rrc:qpsk"]),

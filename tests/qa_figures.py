@@ -8,6 +8,7 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -68,6 +69,36 @@ class Figures(unittest.TestCase):
         self.assertEqual(len(list(self.folder.glob("figure_14_ofdm-*/*.png"))), 2)
         rows = self.made("time", "--windows", 2, "--methods", methods)
         self.assertEqual([r["method"] for r in rows], ["matched-filter", "pnp-dr"])
+
+    def test_figure_18_draws_the_cases_that_have_a_network(self):
+        code, err = self.run_main("18", "--windows", 2, "--steps", 20, "--sir-db", -15)
+        self.assertEqual(code, 0, err)
+        self.assertEqual([f.name for f in self.folder.glob("*.json")], ["figure_18_ofdm-qpsk.json"])
+        rows = json.loads((self.folder / "figure_18_ofdm-qpsk.json").read_text())
+        self.assertEqual({r["method"] for r in rows}, {"unet", "alpha-rgs", "pnp-dr"})
+        code, err = self.run_main("18", "--windows", 2, "--sir-db", -15, "--methods", "unet,matched-filter")
+        self.assertEqual(code, 0, err)
+        self.assertIn("the method unet refuses", err)
+        rows = json.loads((self.folder / "figure_18_ofdm-bpsk.json").read_text())
+        self.assertEqual([r["method"] for r in rows], ["matched-filter"])
+        with mock.patch.object(figures, "NETWORKS", self.folder):
+            code, err = self.run_main("18")
+        self.assertEqual((code, err.count("\n")), (2, 1), err)
+
+    def test_methods_of_figures_may_have_options(self):
+        self.assertTrue({"basis-hard", "basis-hard:temperature=0.5"} <= set(figures.MAIN) & set(figures.BASIS))
+        code, err = self.run_main("13", "--windows", 2, "--steps", 10, "--sir-db", -15, "--methods",
+                                  "basis-hard:temperature=0.5,basis-hard,crystal-ball:colour=blue")
+        self.assertEqual(code, 0, err)
+        self.assertIn("no crystal-ball:colour=blue; left out", err)
+        rows = json.loads((self.folder / "figure_13.json").read_text())
+        self.assertEqual([r["method"] for r in rows], ["basis-hard:temperature=0.5", "basis-hard"])
+        self.assertEqual(self.run_main("13", "--methods", "crystal-ball")[0], 2)
+
+    def test_run_times_say_on_which_processor(self):
+        rows = [{"device": "cpu", "processor": "Abacus, 2 cores"}, {"device": "cpu"},
+                {"device": "cpu", "processor": "Abacus, 2 cores"}]
+        self.assertEqual(figures.places(rows), "cpu, Abacus, 2 cores and cpu")
 
     def test_bad_input_gets_one_sentence_and_exit_code_2(self):
         for words, argv in (("needs --recordings", ["15"]),

@@ -45,13 +45,13 @@ RANDOM = ("alpha-rgs", "basis", "basis-alpha", "basis-hard", "guided-analytical"
 
 def resolve_method(text: str) -> str:
     """The method for a text or "auto", with its options. Raises ValueError for an unknown method or option."""
-    name, options = _split(text)
+    name, options = split_method(text)
     return ":".join([name, *(f"{key}={_text(value)}" for key, value in options.items())])
 
 
 def takes_steps(method: str) -> bool:
     """Whether a method can be told its number of steps. Raises ValueError for an unknown one."""
-    return "steps" in inspect.signature(METHODS[_split(method)[0]]).parameters
+    return "steps" in inspect.signature(METHODS[split_method(method)[0]]).parameters
 
 
 def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None) -> Separation:
@@ -60,7 +60,7 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
     Raises ValueError for an unknown method or option and for steps that the method does not take, MethodError where
     the method refuses a value or the problem, PriorError where it refuses a prior.
     """
-    name, options = _split(method)
+    name, options = split_method(method)
     restarts = options.pop("restarts", 1)
     if takes_steps(name):
         options["steps"] = steps
@@ -81,7 +81,8 @@ def method_options(name: str) -> dict[str, type]:
     return found
 
 
-def _split(text: str) -> tuple[str, dict[str, Any]]:
+def split_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a text such as pnp-dr:relaxation=0.9; "auto" is pnp-dr. Errors as resolve_method()."""
     name, *parts = text.split(":")
     if name == "auto":
         name = "pnp-dr"
