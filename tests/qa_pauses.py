@@ -3,11 +3,12 @@
 
 import json
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
 import torch
-from gnuradio.unmix import captures, presence, priors, signals, simulation
+from gnuradio.unmix import captures, presence, priors, recording, signals, simulation
 from gnuradio.unmix.calibration import capture_levels, soi_evidence
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.stream import StreamSeparator
@@ -84,6 +85,22 @@ class Bursts(PausesCase):
         mixture = (wave + other).astype(np.complex64)[:, :2560]
         off = presence.pauses(mixture, wave[:, :2560], pair, [None, None], np.array([1.0, 2.8]), 0.0)
         self.assertFalse(off.any())
+
+    def test_an_soi_that_never_pauses_is_not_erased(self):
+        """As wide as WiFi, whose prior explains much of it."""
+        for seed in range(2):
+            self.simulate(interference=(EXCERPT,), sps=5.0, sir_db=-9.0, snr_db=np.inf, timing=1.85, phase=77.0,
+                          carrier_offset=0.04, symbol_rate_ppm=60.0, seed=seed)
+            report = self.separated("wifi:", "rrc:qpsk,sps=5,sync=auto")
+            self.assertEqual(report["result"]["no_soi_samples"], 0)
+
+    def test_shreds_are_no_pauses(self):
+        """Of four windows, the last of which is not looked at: runs of 1, of 9 and of 10 of 20 samples."""
+        flags = {i: np.zeros(20, bool) for i in range(3)}
+        for i, place in ((0, 0), (0, 5), (0, 19), (1, 0), (1, 19), (2, slice(2, 12)), (2, slice(13, 20))):
+            flags[i][place] = True
+        presence.drop_shreds(flags, 4, 10)
+        self.assertEqual([presence.runs(f) for f in flags.values()], [[(0, 1), (19, 1)], [(0, 1)], [(2, 10)]])
 
     def test_a_window_with_the_soi_is_not_taken_for_one_without(self):
         """At SIR -15 to 3 dB, in windows whose SOI is present, absent, and present in the first half."""
@@ -181,6 +198,38 @@ class Offsets(PausesCase):
         self.assertIsNone(rates[6000])
         self.assertLess(abs(rates[64000] - 50), found["symbol_rate_ppm_uncertainty"])
         self.assertLess(found["symbol_rate_ppm_uncertainty"], 20)
+
+
+class Fading(PausesCase):
+    def test_levels_are_followed(self):
+        """From 4 dB above to 4 dB below the SOI's mean level, in 700,000 samples."""
+        capture = self.simulate(sir_db=-12.0, samples=700000, seed=4)
+        mixture, soi = (np.fromfile(name, np.complex64) for name in ("mix.cf32", "soi.cf32"))
+        gain = (10 ** (0.2 * np.cos(np.pi * np.arange(capture.length) / capture.length))).astype(np.float32)
+        (mixture + (gain - 1) * soi).tofile("mix.cf32")
+        (gain * soi).tofile("soi.cf32")
+        report = self.separated(OFDM, "rrc:qpsk")
+        result, truth = report["result"], report["quality"]["reference"]["ber_after"]
+        self.assertGreater(result["agreed"], 0.85 * result["windows"])
+        self.assertLess(truth["rate"], 1e-3)
+        self.assertGreater(truth["bits"], 87000)
+        low, high = report["levels"]["soi_amplitude_range"]
+        self.assertAlmostEqual(low / gain[-1], 1, delta=0.1)
+        self.assertAlmostEqual(high / gain[0], 1, delta=0.1)
+        self.assertTrue(any(line.startswith("the SOI's amplitude was found to be ") for line in report["summary"]))
+        self.assertTrue(report["levels"]["tracked"])
+
+    def test_short_captures_and_given_levels_have_one_level(self):
+        self.simulate(sir_db=-12.0, samples=64000, seed=4)
+        low, high = self.separated(OFDM)["levels"]["soi_amplitude_range"]
+        self.assertEqual(low, high)
+        with unittest.mock.patch.object(recording, "MEMORY", 2304):
+            self.assertTrue(self.separated(OFDM)["levels"]["tracked"])
+            report = self.done("mix.cf32", "--samp-rate", "20e6", "--soi", AUTO, "--interference", OFDM, "--sir-db",
+                               "-12", "--output", "out")
+            self.assertFalse(report["levels"]["tracked"])
+            self.assertTrue(any(line.startswith("SIR -") and line.endswith(" for the whole capture")
+                                for line in report["summary"]))
 
 
 class SoiAlone(PausesCase):

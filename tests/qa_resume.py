@@ -233,6 +233,65 @@ class Trackers(ResumeCase):
                 self.check()
 
 
+class FollowedLevels(ResumeCase):
+    """As in long captures, by a memory of two windows."""
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(unittest.mock.patch.object(recording, "MEMORY", 2 * 2304))
+        fade = np.linspace(1, 0.7, len(self.mixture), dtype=np.float32)
+        fade[20000:30000] = 0  # a pause
+        (self.mixture - (1 - fade) * self.soi).tofile("mix.cf32")
+
+    def test_they_go_on(self):
+        for spec in (SOI, AUTO):
+            self.spec = ("mix.cf32", "--soi", spec)
+            self.whole("--reference", "truth.u8")
+            levels = json.loads(Path("whole/mix_report.json").read_text())["levels"]
+            self.assertTrue(levels["tracked"])
+            self.assertGreater(levels["soi_amplitude_range"][1], 1.1 * levels["soi_amplitude_range"][0])
+            for windows in (8, 13.4):
+                self.cancelled(windows, "--reference", "truth.u8")
+                self.resumed("--reference", "truth.u8")
+                self.check()
+
+    def test_under_wifi(self):
+        capture = captures.open_capture(str(EXCERPT))
+        other = np.tile(capture.read(0, capture.length), 9)
+        soi = self.soi[:len(other)]
+        scale = np.sqrt(8 * np.mean(np.abs(soi) ** 2) / np.mean(np.abs(other) ** 2))
+        (soi + scale * other[:len(soi)]).astype(np.complex64).tofile("mix.cf32")
+        self.spec = ("mix.cf32", "--soi", SOI, "--interference", "wifi:")
+        self.whole()
+        self.assertTrue(json.loads(Path("whole/mix_report.json").read_text())["levels"]["tracked"])
+        self.cancelled(9.4)
+        self.resumed()
+        self.check()
+
+    def test_hostile_states(self):
+        self.cancelled(9)
+        path = Path("out/mix_resume.json")
+        before = json.loads(path.read_text().partition("\n")[0])
+        array = resume.pack
+        for keys, value in (
+                (("levels",), None), (("levels",), []), (("surveyed",), -1), (("surveyed",), 1 << 40),
+                (("levels", "rest"), array(np.zeros(256, np.complex64))),
+                (("levels", "rest_left"), array(np.zeros(256))), (("levels", "gains"), array(np.array([1.0, -1.0]))),
+                (("levels", "gains"), array(np.ones(3))), (("levels", "noise_variance"), -1),
+                (("levels", "frames"), {}), (("levels", "frames", "classes"), array(np.zeros(2, np.int64))),
+                (("levels", "frames", "weights"), array(np.zeros(1))),
+                (("levels", "frames", "sums"), array(-np.ones((1, 256))))):
+            with self.subTest(keys):
+                content = json.loads(json.dumps(before))
+                place = content["state"]["stream"]
+                for key in keys[:-1]:
+                    place = place[key]
+                place[keys[-1]] = value
+                text = json.dumps(content)
+                path.write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
+                self.refuse("--resume cannot continue")
+
+
 class Refusals(ResumeCase):
     def setUp(self):
         super().setUp()

@@ -17,8 +17,9 @@ from gnuradio.unmix.priors import PriorError, from_module
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.priors.rrc import Rrc
 from gnuradio.unmix.priors.rrc_sync import RrcSync
-from gnuradio.unmix.quality import Alignment
+from gnuradio.unmix.quality import SHOWN, Alignment, Selection, wrong_constellation
 from gnuradio.unmix.recording import Settings, separate_recording
+from gnuradio.unmix.resume import StateError
 from gnuradio.unmix.soi_sync import Sync, Synchroniser
 from gnuradio.unmix.stream import StreamSeparator
 
@@ -322,6 +323,45 @@ class Streams(unittest.TestCase):
         self.assertLess(abs(errors[0]), 0.02)
         self.assertGreater(np.mean([r.agreement for r in reports[-12:]]), 0.99)
 
+    def test_decisions_show_the_phase_to_a_degree(self):
+        # By the M-th power alone: up to 4.7 degrees with 16QAM, up to 2.6 with QPSK.
+        for name, seed, batch in (("16qam", 3, 64), ("16qam", 5, 64), ("16qam", 3, 4), ("qpsk", 2, 64)):
+            with self.subTest(name=name, seed=seed, batch=batch):
+                y, bits, truth, levels = mixture(seed, 24000, -9.0, name=name, **EVERYTHING)
+                alone = soi(np.random.default_rng(seed), 24000, name, **EVERYTHING)[0]
+                used = [priors.parse(f"rrc:{name},sps=16.37,sync=auto"), priors.parse("cp-ofdm:qpsk")]
+                symbols, wave, _, separator = separate(used, levels, y, survey=True, batch=batch)
+                angles = np.array([np.angle(np.vdot(alone[i:i + 2304], wave[i:i + 2304]))
+                                   for i in range(0, 24000 - 2304, 2304)])
+                angles = np.degrees([math.remainder(angle, math.pi / 2) for angle in angles])
+                self.assertLess(np.abs(angles).max(), 1.2, angles)
+                tracker = separator.trackers[0]
+                self.assertLess(abs(math.degrees(tracker.sync.error(truth, 24000, 4)[1])), 0.5)
+                self.assertLess(abs(tracker.sync.frequency - truth.frequency) * truth.step, 2e-6)
+                errors, count = bit_errors(symbols, bits, name)
+                self.assertLess(errors / count, 1e-3)
+
+    def test_decisions_of_few_or_scattered_windows_say_nothing(self):
+        y, _, truth, levels = mixture(2, 24000, -9.0, **EVERYTHING)
+        separator = StreamSeparator(self.used, levels)
+        tracker = separator.trackers[0]
+        tracker.used = tracker.sync = truth
+        windows = [separator.plan.regular(i) for i in range(24)]
+        places = np.array([w.keep_from + 1152.0 for w in windows])
+        right = np.array([truth.phase_at(place) for place in places])
+
+        def fitted(away, chosen):
+            tracker._phases = np.stack([places, right + away, np.ones(24)], 1)[chosen]
+            return tracker._decided(truth, windows)
+        shift = 0.05 + 1e-6 * (places - places.mean())
+        found = fitted(shift, slice(None))
+        for place, expected in zip(places, shift, strict=True):
+            self.assertAlmostEqual(found.error(truth, place, 4)[1], expected, delta=1e-6)
+        self.assertEqual((found.timing, found.step), (truth.timing, truth.step))
+        self.assertIsNone(fitted(shift, slice(2)))
+        self.assertIsNone(fitted(shift, slice(3)))  # three neighbours do not show the frequency
+        self.assertIsNone(fitted(0.1 * (-1.0) ** np.arange(24), slice(None)))
+
     def test_without_the_signal_windows_pass_through(self):
         rng = np.random.default_rng(14)
         y = (2.8 * signals.cp_ofdm(rng, 1, 20000)[0][0] + signals.noise(rng, (20000,), 0.01)).astype(np.complex64)
@@ -506,6 +546,58 @@ class Symbols(unittest.TestCase):
                 back, truth = (np.concatenate(part, -1) for part in zip(*pieces, strict=True))
                 np.testing.assert_array_equal(cons.demodulate(back[1], name), truth)
                 self.assertEqual(len(truth), min(6000, 6000 - delay) * each)
+
+
+class Pictures(unittest.TestCase):
+    def test_a_selection_is_spread_over_all_the_stream(self):
+        for length, chunk in ((100, 7), (SHOWN, 999), (SHOWN + 1, 999), (20 * SHOWN + 13, 977), (50001, 50001)):
+            stream = np.arange(length) * np.array([[1], [1j]])
+            selection = Selection(2)
+            for begin in range(0, length, chunk):
+                if begin // chunk == 5:  # as if interrupted
+                    state, selection = selection.state(), Selection(2)
+                    selection.restore(state)
+                selection.push(stream[:, begin:begin + chunk].astype(np.complex64))
+            every = max(1, 2 ** math.ceil(math.log2(length / SHOWN)))
+            np.testing.assert_array_equal(selection.symbols, stream[:, ::every].astype(np.complex64))
+        for key, value in (("every", 0), ("seen", 5), ("kept", np.zeros((1, 5), np.complex64))):
+            with self.assertRaises(StateError):
+                Selection(2).restore(selection.state() | {key: value})
+
+
+class WrongConstellation(unittest.TestCase):
+    def test_points_that_stay_empty_are_told(self):
+        rng = np.random.default_rng(40)
+
+        def told(assumed, sent, turn=0.0, count=2000):
+            symbols = alphabet(sent)[rng.integers(0, len(alphabet(sent)), count)] * np.exp(1j * turn)
+            noisy = symbols + signals.noise(rng, symbols.shape, 0.01)
+            labels = cons.demodulate(noisy, assumed).reshape(count, -1) @ (
+                1 << np.arange(cons.bits_per_symbol(assumed) - 1, -1, -1))
+            return wrong_constellation(assumed, np.bincount(labels, minlength=len(cons.points(assumed))))
+        for name in cons.NAMES:
+            for _ in range(20):
+                self.assertIsNone(told(name, name, count=400))
+        for turn in (0, np.pi / 4):
+            self.assertRegex(told("8psk", "qpsk", turn), r"only 4 of the 8 points of 8PSK .* QPSK \(rrc:qpsk\)")
+            self.assertRegex(told("8psk", "bpsk", turn), r"only 2 of the 8 points of 8PSK .* BPSK \(rrc:bpsk\)")
+        self.assertRegex(told("qpsk", "bpsk", np.pi / 4), r"only 2 of the 4 points of QPSK .* BPSK \(rrc:bpsk\)")
+        self.assertIsNone(told("8psk", "qpsk", count=150))  # too few
+        text = wrong_constellation("qpsk", [900, 900, 900, 3])
+        self.assertIn("only 3 of the 4 points", text)
+        self.assertNotIn("as if", text)
+        self.assertIsNone(wrong_constellation("qpsk", [900, 900, 900, 200]))  # idle patterns
+
+    def test_a_report_warns_once(self):
+        y = mixture(31, 24000, -9.0, **EVERYTHING)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            capture = Path(folder, "mix.cf32")
+            y.tofile(capture)
+            for name, warned in (("8psk", 1), ("qpsk", 0)):
+                report = separate_recording(Settings(str(capture), soi=f"rrc:{name},sps=16.37,sync=auto",
+                                                     output=str(Path(folder, name))), "test")
+                self.assertEqual(sum("points of 8PSK occur" in text for text in report["warnings"]), warned)
+                self.assertEqual(sum("points of 8PSK occur" in text for text in report["summary"]), warned)
 
 
 class Files(unittest.TestCase):

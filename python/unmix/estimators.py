@@ -13,6 +13,7 @@ from .captures.formats import ABSURD_MAGNITUDE
 from .priors import Prior, PriorError
 from .priors.cp_ofdm import active_carriers
 from .priors.gaussian import expected_spectrum
+from .resume import array, need, number
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,18 @@ class LevelTracker:
     and going is no change of power, and what is known of it is forgotten HOLD times more slowly while it pauses.
 
     priors: SOI first. sir_db: None to estimate it. memory: samples after which a sample's weight has fallen to 1/e.
+    fallback: levels to answer where the spectrum shows nothing of one of the signals.
     """
 
     BINS = 256
     JUMP_DB = 1.5
     CLICK = 1e3
     HOLD = 8
+    UNKNOWN = 1e300  # power, of samples of which it is not known: more than any
 
-    def __init__(self, priors: Sequence[Prior], sir_db: Optional[float] = None, memory: float = 256 * 2304):
-        self.priors, self.sir_db, self.memory = list(priors), sir_db, memory
+    def __init__(self, priors: Sequence[Prior], sir_db: Optional[float] = None, memory: float = 256 * 2304,
+                 fallback: Optional[Levels] = None):
+        self.priors, self.sir_db, self.memory, self.fallback = list(priors), sir_db, memory, fallback
         #: Why the last update() gave no levels, or None.
         self.reason: Optional[str] = None
         self._rest = np.zeros(0, dtype=np.complex64)  # less than a frame
@@ -114,13 +118,34 @@ class LevelTracker:
 
         psd: see estimate_levels. left: answers, for rough levels, the power that the interference alone leaves of the
         samples, float [n], see presence.unexplained; None where pauses of the SOI cannot be told.
-        None where the spectrum shows nothing of one of the signals, see `reason`.
+        None, or the fallback, where the spectrum shows nothing of one of the signals, see `reason`.
         """
         self._take(samples, psd, left)
         self._levels, self.reason = self._fit(self._frames.mean_of_bursts(), psd)
         if self._levels is None:
             self._levels, self.reason = self._fit(self._frames.mean(), psd)
+        if self._levels is None:
+            self._levels = self.fallback
         return self._levels
+
+    def state(self) -> dict:
+        """All that was heard, for restore()."""
+        levels = self._levels
+        return {"rest": self._rest, "rest_left": self._rest_left, "frames": self._frames.state(),
+                "gains": None if levels is None else levels.gains,
+                "noise_variance": 0.0 if levels is None else float(levels.noise_variance)}
+
+    def restore(self, state: dict) -> None:
+        """Go on with what state() said. Raises resume.StateError, KeyError, TypeError for anything else."""
+        rest, left = array(state["rest"], "complex64", None), array(state["rest_left"], "float64", None)
+        need(len(left) <= len(rest) < self.BINS)
+        levels, noise = None, number(state["noise_variance"], 0)
+        if state["gains"] is not None:
+            levels = Levels(array(state["gains"], "float64", len(self.priors)), noise)
+            need((levels.gains > 0).all())
+        frames = presence.SortedFrames()
+        frames.restore(state["frames"], self.BINS)
+        self._rest, self._rest_left, self._frames, self._levels = rest, left, frames, levels
 
     def _fit(self, density: Optional[np.ndarray], psd: Optional[Callable[[int], Sequence[np.ndarray]]]
              ) -> tuple[Optional[Levels], Optional[str]]:
@@ -151,7 +176,7 @@ class LevelTracker:
         """Add frames of BINS samples that overlap by half, of weights 1, decay, decay^2, ... back from the newest."""
         hop = self.BINS // 2
         held, fresh = np.concatenate([self._rest, samples]), len(samples)
-        before = np.concatenate([self._rest_left, np.full(len(self._rest) - len(self._rest_left), np.inf)])
+        before = np.concatenate([self._rest_left, np.full(len(self._rest) - len(self._rest_left), self.UNKNOWN)])
         count = max(0, (len(held) - self.BINS) // hop + 1)
         self._rest, self._rest_left = held[count * hop:], np.zeros(0)
         if not count:

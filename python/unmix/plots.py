@@ -251,7 +251,7 @@ def _agreement(figure, scene: _Scene) -> None:
         lower.set_ylim(min(bottom, level - 0.5), max(top, level + 0.5))
     else:
         lower.text(0.5, 0.5, "no interference", ha="center", va="center", transform=lower.transAxes, color="0.4")
-    lower.set(xlabel=time_label, ylabel="SIR (dB)", xlim=(0, scene.capture.length * time))
+    lower.set(xlabel=time_label, ylabel="SIR (dB), inter-\nference re-measured", xlim=(0, scene.capture.length * time))
     result = scene.report["result"]
     for stretches, colour, label in ((result["no_soi"], "0.5", "no SOI"),
                                      (result["distrusted"], "tab:red", "to distrust")):

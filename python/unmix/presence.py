@@ -10,6 +10,7 @@ import scipy.ndimage
 from . import trackers
 from .captures.formats import ABSURD_MAGNITUDE
 from .priors import Prior, PriorError
+from .resume import array, need
 from .separators import Problem, separate
 from .windows import Plan, Window
 
@@ -26,9 +27,12 @@ WITH, WITHOUT = 0.3, 0.15
 LEAST_PAUSE = 0.02
 #: Frames with an SOI that are needed for its level.
 FEWEST = 16
+MOST_DECIBEL = 4000  # any power that a float64 holds
 #: Share of what an SOI would leave below which there is none. Where it pauses 0.001 to 0.1 of its power remain, where
 #: it does not 0.55 to 0.95 (simulated OFDM and recordings of 802.11 up to 64QAM, SIR -15 to -3 dB).
 LEAST = 0.25
+#: Share of an SOI's power that the interference's priors must leave of it, lest its absence says nothing.
+SHOWS = 0.35
 
 
 def rest(mixture: np.ndarray, priors: Sequence[Prior], sides: Sequence[Optional[np.ndarray]], gains: np.ndarray,
@@ -81,9 +85,10 @@ def pauses(mixture: np.ndarray, soi: np.ndarray, priors: Sequence[Prior], sides:
     there is none. priors, sides, gains: of all sources, the SOI first.
 
     A window's mixture and what it would be with an SOI (the interference found in it, and `soi`) go through the
-    interference's priors alone. Where the first leaves less than LEAST of what the second leaves, there is no SOI.
-    A prior that explains much leaves little of the second as well. With priors that are not `discerning` nothing is
-    claimed.
+    interference's priors alone. Where the first leaves less than LEAST of what the second leaves on average, there is
+    no SOI. Priors that explain much leave little of the second as well; where they leave less than SHOWS of the SOI's
+    own power, as unknown symbols of WiFi beside an SOI as wide do, nothing is claimed, and with priors that are not
+    `discerning` nowhere.
     """
     if not discerning(priors[1:]):
         return np.zeros(mixture.shape, bool)
@@ -94,8 +99,10 @@ def pauses(mixture: np.ndarray, soi: np.ndarray, priors: Sequence[Prior], sides:
     expected = rest(mixture - left + likely, *others)
     margin = min(mixture.shape[1] // 20, 128)  # the interference's symbols are cut there
     inner = slice(margin, mixture.shape[1] - margin)
-    usual = power_in_band(expected, priors[0])[:, inner].mean(1, keepdims=True)
-    return pauses_of(power_in_band(left, priors[0]) < LEAST * usual, smoothing(priors[0]))
+    power = power_in_band(expected, priors[0])
+    usual = power[:, inner].mean(1, keepdims=True)
+    weak = (power_in_band(left, priors[0]) < LEAST * usual) & (power > SHOWS * float(gains[0]) ** 2)
+    return pauses_of(weak, smoothing(priors[0]))
 
 
 def pauses_of(weak: np.ndarray, smooth: int) -> np.ndarray:
@@ -109,6 +116,24 @@ def pauses_of(weak: np.ndarray, smooth: int) -> np.ndarray:
         np.pad(weak, ((0, 0), (smooth, smooth)), "edge"), np.ones((1, max(1, smooth // 2)), bool))
     more = max(0, round(smooth * (LEAST - 2 / SMOOTH)))
     return scipy.ndimage.binary_dilation(long_enough, np.ones((1, 2 * more + 1), bool))[:, smooth:-smooth]
+
+
+def drop_shreds(kept: dict[int, np.ndarray], count: int, shortest: int) -> None:
+    """Take back pauses of which windows keep less than `shortest` samples, unless a neighbour goes on with them.
+
+    kept: of windows 0 .. count - 1, bool [n], changed in place; those left out do not pause, and of what lies before
+    and after all of them nobody knows.
+    """
+    ends = {i: (bool(flags[0]), bool(flags[-1])) for i, flags in kept.items()}
+
+    def goes_on(i: int, end: int) -> bool:
+        return ends[i][end] if i in ends else not 0 <= i < count
+
+    for i, flags in kept.items():
+        for first, length in runs(flags):
+            before, after = first == 0 and goes_on(i - 1, 1), first + length == len(flags) and goes_on(i + 1, 0)
+            if length < shortest and not before and not after:
+                flags[first:first + length] = False
 
 
 def discerning(priors: Sequence[Prior]) -> bool:
@@ -131,6 +156,26 @@ class SortedFrames:
     def __init__(self):
         self._sums: dict[int, np.ndarray] = {}
         self._weights: dict[int, float] = {}
+
+    def state(self) -> dict:
+        """All of it, for restore()."""
+        return {"classes": np.array(list(self._weights), np.int64),
+                "weights": np.array(list(self._weights.values()), np.float64),
+                "sums": np.array(list(self._sums.values()), np.float64)}
+
+    def restore(self, state: dict, bins: int) -> None:
+        """Go on with what state() said of frames of so many bins.
+
+        Raises resume.StateError, KeyError, TypeError for anything else.
+        """
+        classes = array(state["classes"], "int64", None)
+        weights = array(state["weights"], "float64", len(classes))
+        sums = state["sums"] if len(classes) else np.zeros((0, bins))
+        array(sums, "float64", len(classes), bins)
+        need(len(set(classes.tolist())) == len(classes) and (np.abs(classes) <= MOST_DECIBEL).all())
+        need((weights > 0).all() and (sums >= 0).all())
+        self._weights = dict(zip(classes.tolist(), weights.tolist(), strict=True))
+        self._sums = dict(zip(classes.tolist(), sums, strict=True))
 
     @property
     def weight(self) -> float:

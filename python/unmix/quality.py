@@ -66,7 +66,10 @@ def _load_bits(path: Path) -> np.ndarray:
     return bits
 
 
-SHOWN = 4000  # symbols kept for a picture
+SHOWN = 4000  # symbols kept for a picture, at most
+#: Symbols per point of the constellation, and in all, from which a point that stays empty says something: the chance of
+#: one by accident is below 1e-6. A point is empty with less than the share EMPTY of what it should have.
+OCCUPIED, LEAST_SYMBOLS, EMPTY = 20, 200, 0.1
 #: Amplitude of a separated symbol below which none was sent: the estimate is zero where the SOI pauses.
 SENT = 0.2
 
@@ -132,6 +135,64 @@ class Alignment:
         self.delay = self._next = low - (lag if lag < size // 2 else lag - size)
 
 
+class Selection:
+    """Symbols for a picture, evenly out of a stream of any length: every n-th, at most SHOWN, at least half as many.
+
+    rows: number of streams side by side.
+    """
+
+    def __init__(self, rows: int):
+        self._kept = np.zeros((rows, 0), np.complex64)
+        self._every, self._seen = 1, 0
+
+    @property
+    def symbols(self) -> np.ndarray:
+        """Those selected, complex64 [rows, <= SHOWN]."""
+        return self._kept
+
+    def push(self, symbols: np.ndarray) -> None:
+        """Take symbols complex64 [rows, m]."""
+        for begin in range(0, symbols.shape[1], SHOWN):
+            piece = symbols[:, begin:begin + SHOWN]
+            self._kept = np.concatenate([self._kept, piece[:, -self._seen % self._every::self._every]], axis=1)
+            self._seen += piece.shape[1]
+            while self._kept.shape[1] > SHOWN:
+                self._kept, self._every = self._kept[:, ::2].copy(), 2 * self._every
+
+    def state(self) -> dict:
+        """All of it, for restore()."""
+        return {"kept": self._kept, "every": self._every, "seen": self._seen}
+
+    def restore(self, state: dict) -> None:
+        """Go on with what state() said. Raises resume.StateError, KeyError, TypeError for anything else."""
+        kept = array(state["kept"], "complex64", len(self._kept), None)
+        every, seen = whole(state["every"], 1), whole(state["seen"])
+        need(kept.shape[1] == -(-seen // every) and kept.shape[1] <= SHOWN)
+        self._kept, self._every, self._seen = kept, every, seen
+
+
+def wrong_constellation(name: str, occupancy: Sequence[int]) -> Optional[str]:
+    """A sentence where points of constellation `name` stay empty, which the SOI's own would not; else None.
+
+    occupancy: symbols decided for each of constellation.points(name). Decisions of PSK with more points than were sent
+    agree, and say nothing else.
+    """
+    occupancy, points = np.asarray(occupancy), cons.points(name)
+    count, size = int(occupancy.sum()), len(points)
+    used = occupancy >= EMPTY * count / size
+    if count <= max(LEAST_SYMBOLS, OCCUPIED * size) or used.all():
+        return None
+    smaller = None
+    for other, order in (("bpsk", 2), ("qpsk", 4)):
+        turned = (points[used] / points[used][0]) ** order  # all the same where they are a turned PSK of that order
+        if used.sum() == order and name != "16qam" and np.allclose(turned, turned[0], atol=1e-3):
+            smaller = other
+    guess = f", as if it were {smaller.upper()} (rrc:{smaller})" if smaller else ""
+    return (f"only {int(used.sum())} of the {size} points of {name.upper()} occur among {count} symbols of the SOI"
+            f"{guess}: unless its data vary that little, the constellation is wrong and so are the bits, though "
+            "windows agree")
+
+
 class Quality:
     """Takes a separation as it comes and keeps count.
 
@@ -156,8 +217,9 @@ class Quality:
         rows = 3 if self._truth is None else 4
         self._symbols = None if modulation is None else (SyncedSymbols if blind else SymbolStream)(modulation, rows)
         self._blind = blind
-        #: The first symbols that were sent, complex64 [2 (before, after), <= SHOWN], where timing is found blind.
-        self.shown = np.zeros((2, 0), np.complex64)
+        self._shown = Selection(2)
+        points = 0 if modulation is None else len(cons.points(modulation["constellation"]))
+        self._occupancy = np.zeros(points, np.int64)  # symbols decided for each point
         self._alignment = Alignment(modulation, reference.bits) if blind and reference and self._truth is None else None
         self._skipped = 0.0  # symbols before the first that was found
         self._paused = False
@@ -191,6 +253,20 @@ class Quality:
         return self._take(self._symbols.push(np.stack(rows), sync))
 
     @property
+    def shown(self) -> np.ndarray:
+        """Some of the symbols that were sent, from all over the stream, where timing is found blind.
+
+        complex64 [2 (before, after), <= SHOWN].
+        """
+        return self._shown.symbols
+
+    def warnings(self) -> list[str]:
+        """Reasons to distrust the bits that were decided, a sentence each."""
+        text = None if self._modulation is None else \
+            wrong_constellation(self._modulation["constellation"], self._occupancy)
+        return [] if text is None else [text]
+
+    @property
     def bits(self) -> int:
         """Bits decided so far."""
         return self._bits
@@ -207,14 +283,17 @@ class Quality:
         if not count:
             return np.zeros(0, np.uint8)
         sent = self._sent(symbols[2])
-        if self._blind and self.shown.shape[1] < SHOWN:
-            self.shown = np.concatenate([self.shown, symbols[:2, sent]], axis=1)[:, :SHOWN]
+        if self._blind:
+            self._shown.push(symbols[:2, sent])
         true = sent if self._truth is None or not self._paused else sent & self._sent(symbols[3])
         for i in range(2):
             if sent.any():
                 self._square[i] += evm(symbols[i, sent], self._modulation) ** 2 * int(sent.sum())
         self._count += int(sent.sum())
         before, after = decide(symbols[0], self._modulation), decide(symbols[2], self._modulation)
+        each = cons.bits_per_symbol(self._modulation["constellation"])
+        labels = after.reshape(-1, each)[sent].astype(np.int64) @ (1 << np.arange(each - 1, -1, -1))
+        self._occupancy += np.bincount(labels, minlength=len(self._occupancy))
         if self._truth is not None:
             self._tally((before, after), decide(symbols[3], self._modulation), true)
         elif self._reference is not None and self._alignment is None:
@@ -239,6 +318,7 @@ class Quality:
         """All of it, for restore()."""
         state = {"skipped": self._skipped, "count": self._count, "square": self._square.copy(), "bits": self._bits,
                  "errors": [[e.errors, e.bits] for e in self._errors], "energy": self._energy.copy(), "symbols": None,
+                 "shown": self._shown.state(), "occupancy": self._occupancy.copy(),
                  "alignment": None if self._alignment is None else self._alignment.state()}
         if self._symbols is not None:
             state["symbols"] = {name: getattr(self._symbols, name) for name in self._stream_state()}
@@ -255,6 +335,9 @@ class Quality:
         need(len(state["errors"]) == 2)
         self._errors = [BitErrors(whole(errors), whole(bits)) for errors, bits in state["errors"]]
         need(all(e.errors <= e.bits for e in self._errors))
+        self._shown.restore(state["shown"])
+        self._occupancy = array(state["occupancy"], "int64", len(self._occupancy))
+        need((self._occupancy >= 0).all() and self._occupancy.sum() == self._count)
         need((state["alignment"] is None) == (self._alignment is None))
         need((state["symbols"] is None) == (self._symbols is None))
         if self._alignment is not None:

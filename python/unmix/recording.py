@@ -14,7 +14,7 @@ import numpy as np
 from . import priors, report, resume
 from .calibration import LevelsError, capture_levels, soi_evidence
 from .captures import Capture, CaptureError, check_not_constant, open_capture
-from .estimators import Levels
+from .estimators import Levels, LevelTracker
 from .front_end import CorrectedCapture, estimate_front_end
 from .outputs import Outputs, files_behind, files_of_prior, state_path, stem_of, write_text
 from .priors import PriorError
@@ -31,6 +31,9 @@ from .wifi.standard import Format
 
 DEFAULT_SOI = "rrc:qpsk,sps=16,rolloff=0.5,span=8"
 DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
+#: Samples of memory of levels that are followed, memories from which on a capture has them followed, and windows after
+#: which they are estimated again: fades of 4 dB either way within 22 memories are followed so that all windows agree.
+MEMORY, LONG, FRESH = 32 * 2304, 8, 16
 #: Seconds after which the state is saved again, at the end of a batch, lest a crash cost more.
 CHECKPOINT_SECONDS = 10.0
 
@@ -138,6 +141,7 @@ class Recording:
         self._correct_front_end()
         self.levels = self._estimate_levels()
         self._stream = self._separator(self.levels, s.overlap)
+        self._follow_levels()
         self._try_priors()
         checks = self._stream.method != "matched-filter"
         self._evidence = soi_evidence(self.capture, self._stream, self.levels) if checks else None
@@ -323,6 +327,18 @@ class Recording:
         self._announce(f"levels: SIR {levels.sir_db:.1f} dB, {how}; amplitudes {amplitudes}; {floor}")
         return levels
 
+    def _follow_levels(self) -> None:
+        """Have the levels of a long capture followed, where they are to be estimated; of a short one, all says more."""
+        s, long = self.settings, self.capture.length > MEMORY * LONG
+        one_ring = (self.priors[0].modulation or {}).get("constellation") != "16qam"  # decided at one level so far
+        self._tracked = long and one_ring and s.sir_db is None and bool(self.levels.gains[1:].any())
+        if not self._tracked:
+            return
+        self._announce("levels: estimated again along the capture")
+        self._stream.levels = LevelTracker(self.priors, None, MEMORY, self.levels)
+        if self.device == "cpu" and not any(self._stream.trackers[1:]):  # for these, larger batches are better
+            self._stream.batch = min(s.batch, FRESH)
+
     def _try_priors(self) -> None:
         """Call priors that came from files once: one whose network fails is refused before anything is written."""
         length = self._only_length()
@@ -408,14 +424,14 @@ class Recording:
         position, saved = self._position, time.monotonic()
         self._progress(float(tally.count), self._total)  # what is done already says nothing about the time left
         # The first samples complete the first batch.
-        count = self.settings.batch * plan.hop + (0 if position else plan.overlap + 1)
+        count = stream.batch * plan.hop + (0 if position else plan.overlap + 1)
         while position < capture.length and not self._cancel.is_set():
             if stream.resumable and time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 outputs.save(self._state(outputs, stream.state()))
                 saved = time.monotonic()
             samples = capture.read(position, count)
             position += len(samples)
-            count = self.settings.batch * plan.hop
+            count = stream.batch * plan.hop
             ready = max(0, (position - plan.window - 1) // plan.hop + 1)
             self._work(lambda meter: stream.push(samples, meter), ready, outputs, tally)  # noqa: B023 (called at once)
         if not self._cancel.is_set():
@@ -483,7 +499,8 @@ class Recording:
             "priors": [{k: v for k, v in p.info.items() if k not in ("psd", "side")} | {"learned": p.learned}
                        for p in self.priors],
             "levels": {"sir_db": levels.sir_db, "sir_estimated": s.sir_db is None,
-                       "soi_amplitude": float(levels.gains[0]),
+                       "tracked": self._tracked, "soi_amplitude": float(levels.gains[0]),
+                       "soi_amplitude_range": tally.amplitudes,
                        "interference_amplitudes": [float(g) for g in levels.gains[1:]],
                        "noise_power": levels.noise_variance,
                        "noise_relative_to_soi_db": 10 * math.log10(noise) if noise > 0 else None},
@@ -500,7 +517,7 @@ class Recording:
         }
         if not tally.checks:  # the interference is what its decisions leave: no errors by construction
             outcome["quality"]["evm_after"] = None
-        outcome["warnings"] = report.warnings(outcome)
+        outcome["warnings"] = report.warnings(outcome) + self._quality.warnings()
         outcome["summary"] = report.summary(outcome)
         for tracker in self._stream.trackers[1:]:
             if hasattr(tracker, "summary"):

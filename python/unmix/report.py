@@ -45,6 +45,8 @@ class Tally:
         self.absent: list[dict] = []
         self.distrusted_samples = self.unlisted = self.absent_samples = self.absent_unlisted = 0
         self.measured = 0  # windows that say something of the SIR
+        #: Least and largest amplitude that the SOI was taken to have; None before there was any.
+        self.amplitudes: Optional[tuple[float, float]] = None
         self._power_ratio = 0.0
 
     def add(self, reports: Sequence[WindowReport]) -> None:
@@ -70,6 +72,9 @@ class Tally:
             for start, count in report.absent:
                 self.absent_samples += count
                 self.absent_unlisted += _append(self.absent, start, count)
+            if report.soi_amplitude > 0:
+                low, high = self.amplitudes or (math.inf, 0.0)
+                self.amplitudes = min(low, report.soi_amplitude), max(high, report.soi_amplitude)
             if not report.absent and report.outcome != "no_interference":
                 self.measured += 1
                 self._power_ratio += 10 ** (-report.sir_db / 10)
@@ -93,7 +98,8 @@ class Tally:
     def state(self) -> dict:
         """All of it, for restore()."""
         state = {name: getattr(self, name) for name in (*self._COUNTS, "windows", "seconds", "distrusted", "absent")}
-        return state | {"outcomes": dict(self.outcomes), "power_ratio": self._power_ratio}
+        return state | {"outcomes": dict(self.outcomes), "power_ratio": self._power_ratio,
+                        "amplitudes": self.amplitudes}
 
     def restore(self, state: dict) -> None:
         """Go on with what state() said. Raises resume.StateError, KeyError, TypeError for anything else."""
@@ -102,6 +108,9 @@ class Tally:
         self.seconds = number(state["seconds"], 0)
         need(isinstance(state["power_ratio"], float))  # NaN after windows without levels
         self._power_ratio = state["power_ratio"]
+        if state["amplitudes"] is not None:
+            low, high = state["amplitudes"]
+            self.amplitudes = number(low, 0), number(high, low)
         self.outcomes = Counter({str(name): whole(count) for name, count in state["outcomes"].items()})
         need(sum(self.outcomes.values()) == self.count and len(state["windows"]) <= MOST_WINDOWS)
         names = [f.name for f in dataclasses.fields(WindowReport)]
@@ -184,9 +193,11 @@ def warnings(report: dict) -> list[str]:
             found.append(f"the prior {prior['name']} is learned and may agree with signals it was not made for: "
                          "agreement does not show that it fits")
     measured, assumed = result["sir_db"], report["levels"]["sir_db"]
+    if report["levels"].get("tracked"):  # levels that change have no SIR that was assumed
+        measured = None
     if measured is not None and math.isfinite(assumed) and abs(measured - assumed) > SIR_DRIFT_DB:
-        found.append(f"the SIR measured in the windows, {measured:.1f} dB, differs by {abs(measured - assumed):.1f} dB "
-                     f"from the assumed {assumed:.1f} dB: the priors may not fit")
+        found.append(f"the SIR with the interference as measured in the windows, {measured:.1f} dB, differs by "
+                     f"{abs(measured - assumed):.1f} dB from the assumed {assumed:.1f} dB: the priors may not fit")
     noise = report["levels"]["noise_relative_to_soi_db"]
     evidence, soi = report.get("soi_evidence"), report["priors"][0]["name"]
     proven = (noise is None or noise < NOISY_DB) and _agreed_with_soi(result) >= MOST
@@ -230,7 +241,11 @@ def summary(report: dict) -> list[str]:
             verdict = f"none of {count} windows holds an SOI"
         lines.append(f"{verdict}, {took}")
         if result["sir_db"] is not None:
-            lines.append(f"SIR {result['sir_db']:.1f} dB as measured in the windows")
+            lines.append(f"SIR {result['sir_db']:.1f} dB, the interference's gain being measured in each window and "
+                         f"the SOI's {'in each batch' if report['levels'].get('tracked') else 'for the whole capture'}")
+    if report["levels"].get("tracked") and report["levels"]["soi_amplitude_range"]:
+        low, high = report["levels"]["soi_amplitude_range"]
+        lines.append(f"the SOI's amplitude was found to be {low:.4g} to {high:.4g}")
     if result["outcomes"].get("silent"):
         lines.append(f"{result['outcomes']['silent']} further windows are silent and passed through")
     if result["outcomes"].get("no_interference"):

@@ -37,6 +37,7 @@ class WindowReport:
     the interference alone explains all that is kept (the SOI is zero, the interference the mixture; neither SIR nor
     disagreement), "no_interference" where the levels have none (the SOI is the mixture), or one of PASSED. seconds: of
     computing. absent: kept stretches without an SOI, (first sample, samples); agreement is that of the others.
+    soi_amplitude: that the SOI was taken to have, 0 without levels.
     """
 
     number: int
@@ -49,6 +50,7 @@ class WindowReport:
     outcome: str
     seconds: float
     absent: tuple[tuple[int, int], ...] = ()
+    soi_amplitude: float = 0.0
 
     @property
     def separated(self) -> bool:
@@ -156,11 +158,13 @@ class StreamSeparator:
     @property
     def resumable(self) -> bool:
         """Whether state() is possible: not with trackers that cannot say what they know."""
-        return isinstance(self.levels, Levels) and all(t is None or hasattr(t, "restore") for t in self.trackers)
+        return all(t is None or hasattr(t, "restore") for t in self.trackers)
 
     def state(self) -> dict:
         """Where the stream is between two batches, for restore(); see `resumable`."""
         return {"next": self._next, "received": self._received, "buffer_start": self._buffer_start,
+                "surveyed": self._surveyed,
+                "levels": None if isinstance(self.levels, Levels) else self.levels.state(),
                 "trackers": [None if t is None else t.state() for t in self.trackers]}
 
     def restore(self, state: dict, read: Callable[[int, int], np.ndarray], length: int) -> tuple[int, int]:
@@ -174,12 +178,16 @@ class StreamSeparator:
         done = self.plan.regular(number).keep_from
         need(done <= received and begin <= self.plan.regular(number).start)
         need(received - begin <= self.latency + 3 * self.plan.window)
+        surveyed = whole(state["surveyed"], 0, received)
+        need((state["levels"] is None) == isinstance(self.levels, Levels))
         need(len(state["trackers"]) == len(self.trackers))
+        if state["levels"] is not None:
+            self.levels.restore(state["levels"])
         for tracker, known in zip(self.trackers, state["trackers"], strict=True):
             need((tracker is None) == (known is None))
             if tracker is not None:
                 tracker.restore(known, received)
-        self._next, self._received, self._buffer_start = number, received, begin
+        self._next, self._received, self._buffer_start, self._surveyed = number, received, begin, surveyed
         self._buffer = np.asarray(read(begin, received - begin), dtype=np.complex64)
         return received, done
 
@@ -254,7 +262,8 @@ class StreamSeparator:
         self._buffer_start = keep_start
         pieces = [sources[:, i, w.keep_from - w.start:w.keep_to - w.start] for i, w in enumerate(windows[:done])]
         return Stretch(windows[0].keep_from, np.concatenate(pieces, axis=1),
-                       [replace(r, seconds=seconds) for r in reports[:done]])
+                       [replace(r, seconds=seconds, soi_amplitude=0.0 if levels is None else float(levels.gains[0]))
+                        for r in reports[:done]])
 
     def _current_levels(self, end: int) -> Optional[Levels]:
         """The levels for windows that end before sample `end`; a tracker is shown the stream up to there."""
@@ -379,6 +388,8 @@ class StreamSeparator:
         off = presence.pauses(mixture[doubted], sources[0, doubted], self.priors, known, levels.gains,
                               levels.noise_variance, self.device)
         kept = [slice(w.keep_from - w.start, w.keep_to - w.start) for w in windows]
+        presence.drop_shreds({int(i): off[row, kept[i]] for row, i in enumerate(doubted)}, len(windows),
+                             presence.smoothing(self.priors[0]) // 2)
         whole = np.array([off[row, kept[i]].all() for row, i in enumerate(doubted)])
         partly = np.flatnonzero(off.any(1) & ~whole)
         if len(partly):
