@@ -53,6 +53,11 @@ class Bursts(PausesCase):
         truth = report["quality"]["reference"]["ber_after"]
         self.assertLess(truth["rate"], most_errors)
         self.assertGreater(truth["bits"], 0.9 * sent.sum() / 8)
+        every = report["quality"]["reference"]["ber_of_all"]
+        self.assertGreaterEqual(every["bits"], truth["bits"])
+        self.assertLess(every["bits"], 1.02 * sent.sum() / 8)
+        self.assertGreaterEqual(every["errors"], truth["errors"])
+        self.assertEqual(any(" of all bits (" in line for line in report["summary"]), every["bits"] > truth["bits"])
         soi, other = self.read("out/mix_soi.sigmf-meta"), self.read("out/mix_interference.sigmf-meta")
         self.assertEqual(np.abs(soi[found]).max(), 0)
         np.testing.assert_allclose(other[found], self.read_mixture()[found], atol=1e-5)
@@ -218,6 +223,20 @@ class Fading(PausesCase):
         self.assertAlmostEqual(high / gain[0], 1, delta=0.1)
         self.assertTrue(any(line.startswith("the SOI's amplitude was found to be ") for line in report["summary"]))
         self.assertTrue(report["levels"]["tracked"])
+
+    def test_bits_of_several_levels(self):
+        """16QAM that falls from 4 dB above to 4 dB below its mean level: bits are decided at the level of the time."""
+        capture = self.simulate(modulation="16qam", sir_db=-9.0, snr_db=25.0, samples=700000, seed=4)
+        capture.soi.bits(0, capture.symbols).tofile("truth.u8")
+        mixture, soi = (np.fromfile(name, np.complex64) for name in ("mix.cf32", "soi.cf32"))
+        gain = (10 ** (0.2 * np.cos(np.pi * np.arange(capture.length) / capture.length))).astype(np.float32)
+        (mixture + (gain - 1) * soi).tofile("mix.cf32")
+        (gain * soi).tofile("soi.cf32")
+        for truth in ("soi.cf32", "truth.u8"):
+            report = self.done("mix.cf32", "--soi", "rrc:16qam", "--interference", OFDM, "--reference", truth,
+                               "--output", "out")
+            self.assertLess(report["quality"]["reference"]["ber_after"]["rate"], 1e-3)
+            self.assertLess(report["quality"]["evm_after"], 0.12)
 
     def test_short_captures_and_given_levels_have_one_level(self):
         self.simulate(sir_db=-12.0, samples=64000, seed=4)

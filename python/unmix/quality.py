@@ -227,23 +227,25 @@ class Quality:
         self._square = np.zeros(2)  # of the error vectors before and after
         self._bits = 0
         self._errors = [BitErrors(0, 0), BitErrors(0, 0)]
+        self._unsent = BitErrors(0, 0)  # after, where the SOI was not found to have been sent
         self._energy = np.zeros(3)  # of the error before, the error after, the truth
 
     def push(self, start: int, mixture: np.ndarray, sources: np.ndarray, sync: Optional[Sync] = None,
-             paused: bool = False) -> np.ndarray:
+             paused: bool = False, gain: Optional[float] = None) -> np.ndarray:
         """Take samples from `start` on: mixture complex64 [n], sources complex64 [K, n], SOI first, in its units.
 
         sync: of these samples where the quality is blind, None where they have none; they give no symbols then.
-        paused: whether there are samples among these in which the SOI pauses, its estimate being zero. Returns the
-        SOI's bits that are complete, uint8 [m].
+        paused: whether there are samples among these in which the SOI pauses, its estimate being zero. gain: the
+        SOI's amplitude in them where it changes. Returns the SOI's bits that are complete, uint8 [m].
         """
         self._paused = paused
-        rows = [mixture / self._gain, (mixture - sources[1:].sum(0)) / self._gain, sources[0] / self._gain]
+        gain = gain or self._gain
+        rows = [mixture / gain, (mixture - sources[1:].sum(0)) / gain, sources[0] / gain]
         if self._truth is not None:
             truth = self._truth.read(start, len(mixture))
             for i, wave in enumerate((mixture - truth, sources[0] - truth, truth)):
                 self._energy[i] += np.sum(np.abs(wave).astype(np.float64) ** 2)
-            rows.append(truth / self._reference.gain)
+            rows.append(truth * (self._gain / (gain * self._reference.gain)))
         if self._symbols is None:
             return np.zeros(0, np.uint8)
         if not self._blind:
@@ -285,7 +287,7 @@ class Quality:
         sent = self._sent(symbols[2])
         if self._blind:
             self._shown.push(symbols[:2, sent])
-        true = sent if self._truth is None or not self._paused else sent & self._sent(symbols[3])
+        there = np.ones(count, bool) if self._truth is None else self._sent(symbols[3])
         for i in range(2):
             if sent.any():
                 self._square[i] += evm(symbols[i, sent], self._modulation) ** 2 * int(sent.sum())
@@ -295,7 +297,7 @@ class Quality:
         labels = after.reshape(-1, each)[sent].astype(np.int64) @ (1 << np.arange(each - 1, -1, -1))
         self._occupancy += np.bincount(labels, minlength=len(self._occupancy))
         if self._truth is not None:
-            self._tally((before, after), decide(symbols[3], self._modulation), true)
+            self._tally((before, after), decide(symbols[3], self._modulation), sent & there, there)
         elif self._reference is not None and self._alignment is None:
             self._tally((before, after), self._reference.bits[self._bits:self._bits + len(after)], sent)
         self._bits += len(after)
@@ -305,19 +307,26 @@ class Quality:
         """Whether separated symbols complex64 [n] were sent, bool [n]."""
         return np.abs(symbols) > SENT if self._paused else np.ones(symbols.shape, bool)
 
-    def _tally(self, decided: Sequence[np.ndarray], truth: np.ndarray, sent: np.ndarray) -> None:
-        """Count the errors of bits before and after, of symbols that were sent."""
-        sent = np.repeat(sent, cons.bits_per_symbol(self._modulation["constellation"]))
+    def _tally(self, decided: Sequence[np.ndarray], truth: np.ndarray, sent: np.ndarray,
+               there: Optional[np.ndarray] = None) -> None:
+        """Count the errors of bits before and after, of symbols that were sent, and of the others of those `there`."""
+        each = cons.bits_per_symbol(self._modulation["constellation"])
+        there = np.repeat(np.ones(len(sent), bool) if there is None else there, each)
+        sent = np.repeat(sent, each)
         for i, bits in enumerate(decided):
             common = min(len(bits), len(truth))
             counted = sent[:common]
             fresh, old = count_errors(bits[:common][counted], truth[:common][counted]), self._errors[i]
             self._errors[i] = BitErrors(old.errors + fresh.errors, old.bits + fresh.bits)
+        left_out = there[:common] & ~counted
+        rest = count_errors(bits[:common][left_out], truth[:common][left_out])  # after
+        self._unsent = BitErrors(self._unsent.errors + rest.errors, self._unsent.bits + rest.bits)
 
     def state(self) -> dict:
         """All of it, for restore()."""
         state = {"skipped": self._skipped, "count": self._count, "square": self._square.copy(), "bits": self._bits,
-                 "errors": [[e.errors, e.bits] for e in self._errors], "energy": self._energy.copy(), "symbols": None,
+                 "errors": [[e.errors, e.bits] for e in (*self._errors, self._unsent)],
+                 "energy": self._energy.copy(), "symbols": None,
                  "shown": self._shown.state(), "occupancy": self._occupancy.copy(),
                  "alignment": None if self._alignment is None else self._alignment.state()}
         if self._symbols is not None:
@@ -332,9 +341,9 @@ class Quality:
         self._skipped, self._count = number(state["skipped"], 0), whole(state["count"])
         self._square, self._energy = array(state["square"], "float64", 2), array(state["energy"], "float64", 3)
         self._bits = whole(state["bits"])
-        need(len(state["errors"]) == 2)
-        self._errors = [BitErrors(whole(errors), whole(bits)) for errors, bits in state["errors"]]
-        need(all(e.errors <= e.bits for e in self._errors))
+        need(len(state["errors"]) == 3)
+        *self._errors, self._unsent = (BitErrors(whole(errors), whole(bits)) for errors, bits in state["errors"])
+        need(all(e.errors <= e.bits for e in (*self._errors, self._unsent)))
         self._shown.restore(state["shown"])
         self._occupancy = array(state["occupancy"], "int64", len(self._occupancy))
         need((self._occupancy >= 0).all() and self._occupancy.sum() == self._count)
@@ -377,6 +386,10 @@ class Quality:
             for when, count in zip(("before", "after"), self._errors, strict=True):
                 truth[f"ber_{when}"] = {"rate": count.rate, "errors": count.errors, "bits": count.bits,
                                         "ci95": list(count.interval)}
+            sent, rest = self._errors[1], self._unsent
+            every = BitErrors(sent.errors + rest.errors, sent.bits + rest.bits)
+            truth["ber_of_all"] = {"rate": every.rate, "errors": every.errors, "bits": every.bits,
+                                   "ci95": list(every.interval)}
             if self._truth is None:
                 truth["true_bits"] = len(self._reference.bits)
             if self._alignment is not None:

@@ -330,8 +330,7 @@ class Recording:
     def _follow_levels(self) -> None:
         """Have the levels of a long capture followed, where they are to be estimated; of a short one, all says more."""
         s, long = self.settings, self.capture.length > MEMORY * LONG
-        one_ring = (self.priors[0].modulation or {}).get("constellation") != "16qam"  # decided at one level so far
-        self._tracked = long and one_ring and s.sir_db is None and bool(self.levels.gains[1:].any())
+        self._tracked = long and s.sir_db is None and bool(self.levels.gains[1:].any())
         if not self._tracked:
             return
         self._announce("levels: estimated again along the capture")
@@ -474,7 +473,8 @@ class Recording:
         mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
         sync = None if self._tracker is None else self._tracker.used
         paused = any(r.absent for r in stretch.reports)
-        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync, paused)
+        gain = stretch.reports[0].soi_amplitude if self._tracked else None
+        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync, paused, gain)
         outputs.write(stretch.sources, bits)
         tally.add(stretch.reports)
         self._progress(float(tally.count), self._total)

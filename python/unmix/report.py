@@ -269,6 +269,10 @@ def summary(report: dict) -> list[str]:
         lines.append(f"bit error rate {error_rate(before['rate'])} before, {error_rate(after['rate'])} after "
                      f"({after['errors']} of {after['bits']} bits{where}, 95 % interval {error_rate(low)} to "
                      f"{error_rate(high)})")
+        every = truth["ber_of_all"]
+        if every["bits"] > after["bits"]:
+            lines.append(f"bit error rate {error_rate(every['rate'])} of all bits ({every['errors']} of "
+                         f"{every['bits']}), those where no SOI was found included")
         if truth.get("true_bits", quality["bits"]) != quality["bits"]:
             lines.append(f"the reference holds {truth['true_bits']} bits and the capture {quality['bits']}; "
                          f"{after['bits']} were compared")
