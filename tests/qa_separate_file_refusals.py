@@ -147,6 +147,7 @@ class Refusals(Case):
 
     def test_references(self):
         self.refused("mix.cf32", "--reference", "none.u8", words=["none.u8"])
+        self.refused("mix.cf32", "--reference", "./mix.cf32", words=["is the capture itself"])
         np.packbits(self.bits).tofile("packed.u8")
         self.refused("mix.cf32", "--reference", "packed.u8", words=["one byte per bit"])
         self.soi[:-1].tofile("soi.cf32")

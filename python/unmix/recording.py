@@ -127,6 +127,9 @@ class Recording:
         self._separator(Levels(np.ones(len(self.priors)), 0.0), s.overlap)
         self.stem = stem_of(s.capture)
         self.folder = Path(f"{self.stem}_unmix" if s.output is None else s.output)
+        if s.reference is not None and capture.path.resolve() in (f.resolve() for f in files_behind(s.reference)):
+            raise RecordingError(f"--reference {s.reference} is the capture itself; it must be the SOI alone, or its "
+                                 "true bits")
         if s.plots:
             from .plots import require
             require()
