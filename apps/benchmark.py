@@ -31,10 +31,7 @@ from benchmark_rows import (
     mean_squared_error,
     method_files,
     processor_name,
-    refusals,
     save,
-    summary,
-    table,
 )
 from benchmark_signals import (
     OfdmSignal,
@@ -46,6 +43,7 @@ from benchmark_signals import (
     load_mixtures,
     timing_is_free,
 )
+from benchmark_tables import refusals, summary, table
 from gnuradio.unmix import priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons

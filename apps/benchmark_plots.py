@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from benchmark_rows import groups, series
+from benchmark_tables import groups, series
 from gnuradio.unmix import priors
 
 #: In dB; windows without any bit error are exact, which a picture need not show.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The benchmark's rows: what decides one, its confidence intervals, its file, and Markdown tables of many."""
+"""The benchmark's rows: what decides one, its confidence intervals, and their file."""
 
 import hashlib
 import json
@@ -16,10 +16,6 @@ import torch
 from gnuradio.unmix import priors
 from gnuradio.unmix.priors.spec import SHIPPED
 from gnuradio.unmix.separators.unet import SHIPPED as SHIPPED_NETWORKS
-
-#: What a row's case is besides its method and point: fields that tell the series of a table or picture apart.
-SERIES = ("method", "omega", "steps_limit", "soi", "interference", "protocol", "soi_timing", "soi_signal", "window",
-          "asked_windows", "seed", "device")
 
 
 def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
@@ -126,102 +122,6 @@ def save(rows: list[dict], path: str) -> None:
     temporary = f"{path}.part"
     Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
     os.replace(temporary, path)
-
-
-def table(rows: list[dict]) -> str:
-    """A Markdown table of one line per row."""
-    head = ["method", "ω/κ²", "interference", "protocol", "SIR dB", "SNR dB", "BER", "95 % interval", "bits", "MSE dB",
-            "calls", "ms/window"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for r in rows:
-        ber = "–" if r["ber"] is None else f"{r['ber']:.2e}"
-        ci = "–" if r["ber_ci95"] is None else f"{r['ber_ci95'][0]:.1e} … {r['ber_ci95'][1]:.1e}"
-        mse = "–" if r["mse_db"] is None else f"{r['mse_db']:.1f}"
-        omega = "–" if r.get("omega") is None else f"{r['omega']:g}"
-        cells = [r["method"], omega, r["interference"], r["protocol"], f"{r['sir_db']:g}", r["snr_db"], ber, ci,
-                 r["bits"], mse, f"{r['steps']:.1f}", f"{1e3 * r['seconds_per_window']:.2f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
-
-
-def refusals(refused: dict) -> list[str]:
-    """Lines of Markdown that say which methods refused, where and why, from the sentences of jobs."""
-    lines = [""] if refused else []
-    for sentence in dict.fromkeys(refused.values()):
-        levels = dict.fromkeys(f"{job.sir_db:g}" for job, own in refused.items() if own == sentence)
-        lines.append(f"- SIR {', '.join(levels)} dB: {sentence}")
-    return [*lines, ""] if refused else []
-
-
-def groups(rows: list[dict]) -> dict[tuple, list[dict]]:
-    """Rows by what was mixed: (interference, SNR in dB); mixtures made elsewhere go by their priors' names."""
-    found = {}
-    for row in rows:
-        name = row.get("interference_signal") or row.get("mixtures") or row["interference"]
-        found.setdefault((name, row["snr_db"]), []).append(row)
-    return found
-
-
-def series(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows by their series, each by rising SIR. A series is named by its method and by what tells it apart."""
-    fields = [f for f in SERIES if f != "method" and len({str(r.get(f)) for r in rows}) > 1]
-    found = {}
-    for row in rows:
-        same = [r for r in rows if r["method"] == row["method"]]
-        parts = [row["method"]]
-        for field in fields:
-            if len({str(r.get(field)) for r in same}) == 1 and field in ("omega", "steps_limit"):
-                continue  # another method's option
-            value = row.get(field)
-            if value is not None:
-                parts.append({"omega": f"ω = {value} κ²", "steps_limit": f"{value} steps",
-                              "asked_windows": f"{value} windows", "seed": f"seed {value}",
-                              "window": f"{value} samples"}.get(field, str(value)))
-        found.setdefault(", ".join(parts), []).append(row)
-    return {name: sorted(own, key=lambda r: r["sir_db"]) for name, own in found.items()}
-
-
-def _rate(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
-
-
-def summary(rows: list[dict], paper: Optional[dict] = None) -> str:
-    """Markdown tables, one of bit error rates and one of errors and times for each (interference, SNR).
-
-    paper: see benchmark_plots.paper_case; called with a group's rows it gives the paper's curves, or None.
-    """
-    lines = []
-    for (name, snr), own in groups(rows).items():
-        levels = sorted({r["sir_db"] for r in own})
-        head = f"| SIR dB | {' | '.join(f'{s:g}' for s in levels)} |\n|---{'|---' * len(levels)}|"
-        noise = "no noise" if snr == "inf" else f"SNR {snr:g} dB"
-        lines += [f"### {name}, {noise}", "", head]
-
-        def line(title, points, digits, levels=levels):
-            cells = ("–" if points.get(s) is None else digits(points[s]) for s in levels)
-            return f"| {title} | {' | '.join(cells)} |"
-
-        case = paper(own) if paper else None
-        for title, of in series(own).items():
-            at = {r["sir_db"]: r for r in of}
-            rate = {s: r["ber"] for s, r in at.items()}
-            if any(r is not None for r in rate.values()):
-                lines.append(line(f"**{title}**, BER", rate, _rate))
-                lines.append(line("… 95 % interval", {s: r["ber_ci95"] for s, r in at.items()},
-                                  lambda v: " … ".join(map(_rate, v))))
-            if any(r["mse_db"] is not None for r in of):
-                lines.append(line("… MSE dB", {s: r["mse_db"] for s, r in at.items()}, lambda v: f"{v:.1f}"))
-            lines.append(line("… ms per window", {s: 1e3 * r["seconds_per_window"] for s, r in at.items()},
-                              lambda v: f"{v:.3g}"))
-        for curve in case["curves"] if case else ():
-            for quantity, digits in (("ber", _rate), ("mse_db", lambda v: f"{v:.1f}")):
-                if quantity in curve:
-                    points = dict(zip(case["sir_db"], curve[quantity], strict=True))
-                    title = f"{curve['label']}, paper" + (", MSE dB" if quantity == "mse_db" else "")
-                    lines.append(line(title, points, digits))
-        bits = sorted({r["bits"] for r in own})
-        lines += ["", f"{' or '.join(f'{b:,}' for b in bits)} bits a point.", ""]
-    return "\n".join(lines)
 
 
 def finite_or_text(value: float):

@@ -2,6 +2,7 @@
 """apps/benchmark.py: the JSON contract, known error rates, resumption, mixtures made elsewhere, bad input."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
 import benchmark
 import benchmark_plots
 import benchmark_rows
+import benchmark_tables
 
 WIFI = Path(__file__).parents[1] / "apps" / "samples" / "wifi_excerpt.sigmf-meta"
 OFDM = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
@@ -331,10 +333,11 @@ class Benchmark(unittest.TestCase):
         clean, noisy = table.read_text().split("### ")[1:]
         curves = benchmark_plots.paper_case(rows[:1])["curves"]
         self.assertEqual({c["label"]: c["method"] for c in curves}["BASIS"], "basis-hard:temperature=0.5")
-        self.assertIn("| α-RGS, paper | 6.3e-04 | 1.9e-04 |", clean)
+        self.assertIn("| α-RGS, paper | 6.3e-4 | 1.9e-4 |", clean)
         self.assertNotIn("paper", noisy)
         for part in (clean, noisy):
-            self.assertIn("**pnp-dr**, BER", part)
+            self.assertEqual(part.count("| `pnp-dr` |"), 4)  # rates, their intervals, errors and times
+            self.assertIn("Bit error rate, 960 bits a point:", part)
         row = rows[0]
         self.assertEqual(benchmark_plots.paper_case([row])["title"], "OFDM (QPSK)")
         for change in ({"snr_db": 20.0}, {"protocol": "stream"}, {"interference_signal": "cp-ofdm:qpsk,fft=128"},
@@ -343,12 +346,20 @@ class Benchmark(unittest.TestCase):
         case = benchmark_plots.paper_case([{**row, "interference_signal": "cp-ofdm:bpsk"}])
         self.assertEqual(case["title"], "OFDM (BPSK)")
 
+    def test_tables_of_the_documentation_are_those_of_its_rows(self):
+        path = Path(__file__).resolve().parents[1] / "docs" / "results.py"
+        results = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("results", path))
+        spec.loader.exec_module(results)
+        text = path.with_suffix(".md").read_text(encoding="utf-8")
+        self.assertEqual(results.filled(text), text, "run docs/results.py")
+        self.assertGreater(text.count("<!-- end -->"), 10)
+
     def test_series_are_named_by_what_tells_them_apart(self):
         row = {"method": "pnp-dr", "sir_db": -3, "steps_limit": 5, "soi": "rrc:qpsk"}
-        self.assertEqual(list(benchmark_rows.series([row, {**row, "sir_db": -6}])), ["pnp-dr"])
-        self.assertEqual(list(benchmark_rows.series([row, {**row, "method": "alpha-rgs", "steps_limit": 9}])),
+        self.assertEqual(list(benchmark_tables.series([row, {**row, "sir_db": -6}])), ["pnp-dr"])
+        self.assertEqual(list(benchmark_tables.series([row, {**row, "method": "alpha-rgs", "steps_limit": 9}])),
                          ["pnp-dr", "alpha-rgs"])
-        self.assertEqual(list(benchmark_rows.series([row, {**row, "steps_limit": 9}, {**row, "soi": "rrc-qpsk"}])),
+        self.assertEqual(list(benchmark_tables.series([row, {**row, "steps_limit": 9}, {**row, "soi": "rrc-qpsk"}])),
                          ["pnp-dr, 5 steps, rrc:qpsk", "pnp-dr, 9 steps, rrc:qpsk", "pnp-dr, 5 steps, rrc-qpsk"])
 
     def test_intervals_of_the_mean_squared_error_cover_it(self):
