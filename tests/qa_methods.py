@@ -2,6 +2,7 @@
 """Methods as users name them: names, options behind colons, what is refused, and that each of them does its work."""
 
 import unittest
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 import yaml
 from gnuradio.unmix import priors, separators, signals
 from gnuradio.unmix.demodulation import decide, matched_filter
-from gnuradio.unmix.separators import METHODS, Problem, resolve_method, separate, takes_steps
+from gnuradio.unmix.separators import METHODS, Outcome, Problem, resolve_method, separate, takes_steps
+from gnuradio.unmix.separators.common import in_batches
 from gnuradio.unmix.settings import check_settings
 
 torch.set_num_threads(1)
@@ -144,6 +146,20 @@ class EveryMethod(unittest.TestCase):
             errors[method] = np.sum(decide(found, shape) != bits)
         self.assertGreater(errors["pnp-dr"], 8)
         self.assertLess(errors["pnp-dr:start=lmmse-cyclic"], errors["pnp-dr"] / 4)
+
+    def test_a_window_that_explodes_is_no_result(self):
+        def method(part, go_on):
+            found = np.ones((2, *part.mixture.shape), np.complex64)
+            found[0, 1, 7] = 1e30  # finite, and its square is not
+            return found, 1
+
+        problem = Problem(np.ones((3, 2560), np.complex64), self.priors, [1, 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = in_batches(problem, method)
+        np.testing.assert_array_equal(result.outcomes == int(Outcome.DIVERGED), [False, True, False])
+        np.testing.assert_array_equal(result.sources[:, 1], 0)
+        np.testing.assert_array_equal(result.sources[:, 2], 1)
 
     def test_cancelled_before_it_begins(self):
         for name in METHODS:

@@ -7,6 +7,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import torch
 
+from ..captures.formats import ABSURD_MAGNITUDE
 from ..demodulation import matched_filter, remodulate
 from ..priors import Prior, PriorError
 from ..unmix_python import CancelFlag, NoiseSchedule, Outcome, window_noise
@@ -207,7 +208,7 @@ def in_batches(problem: Problem, method: Callable[[Problem, GoOn], tuple[np.ndar
             break
         part = problem.part(begin, end)
         found, calls = method(part, go_on)
-        sound = np.isfinite(found).all((0, 2))
+        sound = (np.abs(found) < ABSURD_MAGNITUDE).all((0, 2))  # false for NaN
         result.sources[:, begin:end] = np.where(sound[None, :, None], found, 0)
         result.calls[begin:end] = calls
         result.outcomes[begin:end] = np.where(
