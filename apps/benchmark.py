@@ -31,7 +31,6 @@ from benchmark_rows import (
     mean_squared_error,
     method_files,
     processor_name,
-    save,
 )
 from benchmark_signals import (
     OfdmSignal,
@@ -49,6 +48,7 @@ from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.separators.methods import split_method
 from gnuradio.unmix.settings import choose_device
+from row_files import save
 from tqdm import tqdm
 
 __all__ = ["OfdmSignal", "RecordedSignal", "SoiSignal", "closed_form", "cons", "generate", "interval", "main",

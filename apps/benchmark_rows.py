@@ -2,7 +2,6 @@
 """The benchmark's rows: what decides one, its confidence intervals, and their file."""
 
 import hashlib
-import json
 import math
 import os
 import platform
@@ -16,6 +15,7 @@ import torch
 from gnuradio.unmix import priors
 from gnuradio.unmix.priors.spec import SHIPPED
 from gnuradio.unmix.separators.unet import SHIPPED as SHIPPED_NETWORKS
+from row_files import read_rows
 
 
 def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
@@ -100,14 +100,7 @@ def processor_name(device: str) -> str:
 
 def load_rows(path: Optional[str]) -> list[dict]:
     """Rows of an earlier run, none where there was none. Raises ValueError for a file of something else."""
-    if not path or not Path(path).exists():
-        return []
-    try:
-        rows = json.loads(Path(path).read_text())
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "method" in r for r in rows):
-        raise ValueError(f"--json {path} exists and holds no rows of this benchmark; name another file")
+    rows = read_rows(path, "method", "benchmark")
     for row in rows:  # before there were other signals, they were what the priors described
         row.setdefault("soi_signal", row.get("soi"))
         row.setdefault("interference_signal", row.get("interference"))
@@ -115,13 +108,6 @@ def load_rows(path: Optional[str]) -> list[dict]:
         row.setdefault("streams", 1)
         row.setdefault("omega", None)
     return rows
-
-
-def save(rows: list[dict], path: str) -> None:
-    """Write all rows, so that an interrupted write leaves the old ones."""
-    temporary = f"{path}.part"
-    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def finite_or_text(value: float):

@@ -23,12 +23,13 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from benchmark import interval
+from benchmark_rows import interval
 from gnuradio.unmix import __version__, captures, priors, simulation
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.recording import RecordingError, Settings, separate_recording
 from gnuradio.unmix.settings import check_settings
 from make_capture import write_capture
+from row_files import read_rows, save
 from tqdm import tqdm
 
 NAME = "impairments.py"
@@ -231,25 +232,6 @@ def times(row, known):
     return f"{row[kind]['ber'] / max(known[kind]['ber'], 1 / known[kind]['bits']):.2g}"
 
 
-def load_rows(path):
-    """Rows of an earlier run, none where there was none. Raises ValueError for a file of something else."""
-    if not path or not Path(path).exists():
-        return []
-    try:
-        rows = json.loads(Path(path).read_text())
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "case" in r for r in rows):
-        raise ValueError(f"--json {path} exists and holds no rows of this program; name another file")
-    return rows
-
-
-def save(rows, path):
-    temporary = f"{path}.part"
-    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
 def run(args, wanted, rows):
     """The wanted rows, taken from `rows` or measured; failures are rows with a `failure`, which are not kept."""
     result = []
@@ -284,7 +266,7 @@ def run(args, wanted, rows):
 def main(argv=None):
     try:
         args = arguments(argv)
-        wanted, rows = plan(args), load_rows(args.json)
+        wanted, rows = plan(args), read_rows(args.json, "case", "program")
     except (ValueError, OSError) as error:  # CaptureError and PriorError are ValueErrors
         print(f"{NAME}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

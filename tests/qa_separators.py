@@ -5,9 +5,11 @@ alpha-RGS: Algorithm 1 of arXiv 2306.14411 with the sign of its equation (10), w
 (the engine works with posterior means). Its random numbers are made again by a NumPy Philox4x32-10.
 """
 
+import sys
 import threading
 import time
 import unittest
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from gnuradio.unmix.demodulation import decide, matched_filter
 from gnuradio.unmix.priors.gaussian import Gaussian
 from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, alpha_rgs, pnp_dr, separate
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
+import toy_landscapes as toy
 
 torch.set_num_threads(1)
 
@@ -329,17 +334,8 @@ class Figure1(unittest.TestCase):
     y = 1 - kappa * 2 / np.sqrt(20)
 
     def loss(self, theta, omega):
-        """Equation (15) on a grid of theta, t = u, averaged over the levels and (by quadrature) the noise."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-        weights = weights / weights.sum()
-        total = np.zeros_like(theta)
-        for a in ALPHA_BAR[1:]:
-            rest = (self.y - theta) / self.kappa
-            for x, points, share in ((theta, self.points_s, 1.0), (rest, self.points_b, omega)):
-                noisy = np.sqrt(a) * x[:, None] + np.sqrt(1 - a) * nodes
-                distance = (noisy[..., None] - np.sqrt(a) * points) ** 2 / (2 * (1 - a))
-                total -= share / 49 * (np.logaddexp.reduce(-distance, -1) @ weights)
-        return total
+        """Equation (15) on a grid of theta, t = u, averaged over the levels, without the engine."""
+        return toy.separation_loss(theta, omega).mean(0)
 
     def separate(self, omega, start, windows=400, steps=2000, rate_max=2e-3):
         y = np.full((windows, 1), self.y)

@@ -26,6 +26,7 @@ from training_common import ROOT, TRAINING_PYTHON, run_training, skip_without_tr
 IN_TRAINING = importlib.util.find_spec("sionna") is not None
 if IN_TRAINING:
     sys.path.insert(0, str(ROOT / "training"))
+    import loop
     import train
     import yaml
 else:
@@ -147,7 +148,7 @@ class Training(Folder):
                 signal.raise_signal(signal.SIGINT)  # this step is still finished
             advance(run)
 
-        with mock.patch.object(train.Run, "advance", stop), mock.patch.object(train, "SAVE_EVERY", 0):
+        with mock.patch.object(train.Run, "advance", stop), mock.patch.object(loop, "SAVE_EVERY", 0):
             status, said = self.run_main(config, "--output", self.folder / "early.pt", runs=runs)
         self.assertEqual(status, 3, said)
         self.assertEqual(self.checkpoint(runs)["step"], step)
@@ -222,7 +223,7 @@ class Training(Folder):
         self.assertNotIn("was", said)
         new = {"batch": 6, "rate": 0.001, "optimizer": "adam", "seed": 2, "log_every": 2}
         config, runs = changed(training=new | {"steps": 12}), []
-        with mock.patch.object(train, "train", lambda run, folder, train=train.train: runs.append(run) or train(
+        with mock.patch.object(loop, "train", lambda run, folder, train=loop.train: runs.append(run) or train(
                 run, folder)):
             status, said = self.run_main(config, "--resume")
         self.assertEqual(status, 0, said)
@@ -240,7 +241,7 @@ class Training(Folder):
         for seed in (1, 2):
             with contextlib.redirect_stderr(io.StringIO()):
                 run = train.Run(changed(training={"seed": seed}), "cpu")
-                train.resume(run, self.folder / "runs" / "tiny" / "checkpoint.pt")
+                loop.resume(run, self.folder / "runs" / "tiny" / "checkpoint.pt")
             drawn.append(run.generator.get_state())
         self.assertTrue(torch.equal(drawn[0], self.checkpoint()["generator"]))
         self.assertFalse(torch.equal(*drawn))
@@ -248,7 +249,7 @@ class Training(Folder):
     def test_what_cannot_be_written_is_refused_before_training(self):
         locked = self.folder / "file"
         locked.touch()
-        with mock.patch.object(train, "train", side_effect=AssertionError):
+        with mock.patch.object(loop, "train", side_effect=AssertionError):
             for words, *arguments in (
                     ("there is no folder .*absent", "--output", self.folder / "absent" / "prior.pt"),
                     ("there is no folder .*file", "--output", locked / "prior.pt"),

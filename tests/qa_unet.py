@@ -25,6 +25,7 @@ from training_common import ROOT, TRAINING_PYTHON, run_training
 IN_TRAINING = importlib.util.find_spec("sionna") is not None
 if IN_TRAINING:
     sys.path.insert(0, str(ROOT / "training"))
+    import loop
     import train_unet
     import unet as network
     import yaml
@@ -307,7 +308,7 @@ class Training(Folder):
                 signal.raise_signal(signal.SIGINT)  # this step is still finished
             advance(run)
 
-        with mock.patch.object(train_unet.Run, "advance", interrupted), mock.patch.object(train_unet, "SAVE_EVERY", 0):
+        with mock.patch.object(train_unet.Run, "advance", interrupted), mock.patch.object(loop, "SAVE_EVERY", 0):
             status, said = self.run_main(CONFIG, "--runs", parts, "--output", self.folder / "early.pt")
         self.assertEqual(status, 3, said)
         self.assertIn("--resume", said)
@@ -353,7 +354,7 @@ class Training(Folder):
 
     def test_bad_configurations_are_one_sentence(self):
         for words, config in (
-                ("has the entries name", {"name": "tiny"}), ("the name is 'a/b'", CONFIG | {"name": "a/b"}),
+                ("needs the entries name", {"name": "tiny"}), ("the name is 'a/b'", CONFIG | {"name": "a/b"}),
                 ("takes no 'epochs'", changed(training={"epochs": 3})),
                 ("rate -1; it must be a number above zero", changed(training={"rate": -1})),
                 ("schedule 'step'", changed(training={"schedule": "step"})),

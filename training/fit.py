@@ -277,6 +277,7 @@ def diffwave(args, recordings: list[Recording], name: str, licence: str, path: P
     folder = Path("runs") / name
     try:
         import data  # noqa: F401, needs Sionna: missing packages are said before anything is written
+        import loop
         import torch
         import train
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +291,7 @@ def diffwave(args, recordings: list[Recording], name: str, licence: str, path: P
                         "cuda" if torch.cuda.is_available() else "cpu")
     except ImportError as error:
         raise ValueError(f"--kind diffwave needs the training environment (make training-env); {error}") from None
-    if not train.train(run, folder):
+    if not loop.train(run, folder):
         raise KeyboardInterrupt
     train.write(run, path)
 

@@ -12,23 +12,16 @@ then a run that was interrupted repeats the uninterrupted one exactly. Ctrl-C sa
 
 import argparse
 import math
-import os
-import re
-import signal
 import sys
-import time
 import zipfile
 from pathlib import Path
 
+import loop
 import torch
-import yaml
 from export import PSD_BINS, power_spectrum, write_prior
 from models import make_model
 from torch import Tensor, nn
-from tqdm import tqdm
 
-SAVE_EVERY = 30  # seconds
-VALIDATE_EVERY = 0.02  # of the run
 VALIDATION_LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 2.5)  # v
 #: What a configuration's `training` may say, with defaults; see training/README.md. None: not used.
 TRAINING = {"minutes": None, "steps": None, "batch": 32, "rate": 2e-3, "warmup": 100, "optimizer": "adamw",
@@ -36,60 +29,24 @@ TRAINING = {"minutes": None, "steps": None, "batch": 32, "rate": 2e-3, "warmup":
             "seed": 1, "residue": None, "log_every": 50}
 CHOICES = {"optimizer": ("adam", "adamw"), "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16"),
            "weighting": ("clamped", "noise")}
-#: The numbers among them: type, range, and both in words. Held-out windows have the seeds from 2**31 on.
-NUMBERS = {
-    **dict.fromkeys(("minutes", "rate"), ((int, float), lambda x: 0 < x < math.inf, "a number above zero")),
-    **dict.fromkeys(("steps", "batch", "warmup", "log_every"), (int, lambda x: x > 0, "a whole number above zero")),
-    "seed": (int, lambda x: 0 <= x < 2**31, "a whole number from 0 to 2147483647"),
-    "ema": ((int, float), lambda x: 0 <= x < 1, "a number from 0 on, below 1"),
-    "weight_decay": ((int, float), lambda x: 0 <= x < math.inf, "a number from 0 on")}
-
-
-def _number(value, kind: type | tuple = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def checked(config: dict) -> dict:
     """The configuration with all defaults. Raises ValueError for entries that are missing, unknown or out of range."""
-    if not isinstance(config, dict) or not {"name", "licence", "data", "network", "training"} <= set(config):
-        raise ValueError("a configuration needs the entries name, licence, data, network and training")
-    unknown = sorted(set(config) - {"name", "licence", "data", "network", "training"})
-    if unknown:
-        raise ValueError(f"a configuration takes no '{unknown[0]}'")
-    if not all(isinstance(config[key], dict) for key in ("data", "network", "training")):
-        raise ValueError("data, network and training must be mappings of parameters")
-    name = config["name"]  # of a folder too
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
-        raise ValueError(f"the name is {name!r}; it must be a text of letters, digits, '.', '_' and '-', and no path")
-    if not isinstance(config["licence"], str):
-        raise ValueError(f"the licence is {config['licence']!r}; it must be a text")
-    unknown = sorted(set(config["training"]) - set(TRAINING))
-    if unknown:
-        raise ValueError(f"training takes no '{unknown[0]}'; allowed are {', '.join(TRAINING)}")
-    training = TRAINING | config["training"]
-    for key, allowed in CHOICES.items():
-        if training[key] not in allowed:
-            raise ValueError(f"training has {key} '{training[key]}'; allowed are {' and '.join(allowed)}")
-    for key, (kind, inside, words) in NUMBERS.items():
-        value = training[key]
-        if value is None and key in ("minutes", "steps"):
-            continue
-        if not _number(value, kind) or not inside(value):
-            raise ValueError(f"training has {key} {value}; it must be {words}")
-    if training["residue"] is not None and not _is_residue(training["residue"]):
-        raise ValueError(f"training has residue {training['residue']}; it must have from, a number from 0 to 1, and "
+    config = loop.checked(config, TRAINING, CHOICES)
+    residue = config["training"]["residue"]
+    if residue is not None and not _is_residue(residue):
+        raise ValueError(f"training has residue {residue}; it must have from, a number from 0 to 1, and "
                          "power, two numbers above zero, the second above the first")
-    if training["minutes"] is None and training["steps"] is None:
-        raise ValueError("training needs minutes or steps")
-    return config | {"training": training}
+    return config
 
 
 def _is_residue(value) -> bool:
     if not isinstance(value, dict) or set(value) != {"from", "power"}:
         return False
     start, power = value["from"], value["power"]
-    return (_number(start) and 0 <= start <= 1 and isinstance(power, (list, tuple)) and len(power) == 2
-            and all(map(_number, power)) and 0 < power[0] < power[1] < math.inf)
+    return (loop.is_number(start) and 0 <= start <= 1 and isinstance(power, (list, tuple)) and len(power) == 2
+            and all(map(loop.is_number, power)) and 0 < power[0] < power[1] < math.inf)
 
 
 def check_device(device: str) -> None:
@@ -102,11 +59,16 @@ def check_device(device: str) -> None:
         raise ValueError(f"device '{device}' is not on this machine; it has {' and '.join(found)}") from None
 
 
-class Run:
-    """All that training changes, in one place to save and to restore. Raises ValueError for a bad configuration."""
+class Run(loop.Run):
+    """A prior's training. Raises ValueError for a bad configuration or a device that is not there."""
+
+    PROGRAM, CHECKPOINT = "train.py", "checkpoint.pt"
+    LOSS, ERROR = "loss (weighted mean squared error)", "held-out error, mean |x̂ - x|²"
+    labels = [(f"v {level}", f"v = {level}") for level in VALIDATION_LEVELS]
 
     def __init__(self, config: dict, device: str):
-        self.config, self.device = checked(config), device
+        super().__init__(checked(config))
+        self.device = device
         check_device(device)
         from data import coloured_residue, make_source, validation_set  # Sionna, which takes seconds to import
         train = self.config["training"]
@@ -127,20 +89,12 @@ class Run:
         kind = torch.optim.AdamW if train["optimizer"] == "adamw" else torch.optim.Adam
         decay = {"weight_decay": train["weight_decay"]} if train["optimizer"] == "adamw" else {}
         self.optimizer = kind(self.model.parameters(), lr=train["rate"], **decay)
-        self.step, self.seconds, self.recent = 0, 0.0, []
-        self.losses, self.validation = [], []
         self.held_out = validation_set(self.config["data"], 8 * len(VALIDATION_LEVELS), seed=0).to(device)
 
     @property
     def best(self) -> nn.Module:
         """The averaged model, or the model itself where no average is kept."""
         return self.average.module if self.average else self.model
-
-    @property
-    def progress(self) -> float:
-        """Fraction of the run that is done, by steps where the configuration has them, else by time."""
-        train = self.config["training"]
-        return self.step / train["steps"] if train["steps"] else self.seconds / (60 * train["minutes"])
 
     def autocast(self) -> torch.autocast:
         """Computes in the precision that the configuration asks for."""
@@ -153,6 +107,24 @@ class Run:
                 "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(), "step": self.step,
                 "seconds": self.seconds, "losses": self.losses, "validation": self.validation,
                 "recent": [loss.item() for loss in self.recent], "device": torch.device(self.device).type}
+
+    def write_state(self, path: Path) -> None:
+        torch.save(self.state(), path)
+
+    def read_state(self, path: Path) -> dict:
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+                damaged = archive.testzip()
+            state = None if damaged else torch.load(path, map_location=self.device, weights_only=True)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a corrupt file fails in many ways
+            raise ValueError(f"the checkpoint {path} is broken ({type(error).__name__})") from None
+        if damaged:
+            raise ValueError(f"the checkpoint {path} is broken (the checksum of {damaged} is wrong)")
+        if not isinstance(state, dict) or not set(self.state()) <= set(state):
+            raise ValueError(f"the checkpoint {path} is broken (it holds no run of this train.py)")
+        return state
 
     def restore(self, state: dict) -> None:
         """Go on from a state, as this configuration's `training` says; what it changes is said on stderr.
@@ -207,11 +179,8 @@ class Run:
 
     def advance(self) -> None:
         """One step of the optimiser."""
-        train = self.config["training"]
-        anneal = max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
-        rate = train["rate"] * min(1.0, (self.step + 1) / train["warmup"])
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (anneal if train["schedule"] == "cosine" else 1.0)
+            group["lr"] = self.rate
         loss = self.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,6 +190,9 @@ class Run:
             self.average.update_parameters(self.model)
         self.step += 1
         self.recent.append(loss.detach())
+
+    def mean_loss(self) -> float:
+        return float(torch.stack(self.recent).mean())
 
     @torch.no_grad()
     def validate(self) -> list[float]:
@@ -232,131 +204,6 @@ class Run:
             estimate = self.best.estimate(self.held_out + v.sqrt()[:, None, None] * noise, v)
         error = (estimate.float() - self.held_out).square().sum(1).mean(1)
         return error.reshape(-1, len(VALIDATION_LEVELS)).mean(0).tolist()
-
-
-def save(run: Run, path: Path) -> None:
-    """Write a checkpoint whole or not at all; the one before stays as a reserve."""
-    part = path.with_suffix(".part")
-    torch.save(run.state(), part)
-    if path.exists():
-        os.replace(path, path.with_suffix(".previous"))
-    os.replace(part, path)
-
-
-def _load(path: Path, device: str, needed: set) -> dict:
-    """A checkpoint with the keys needed. Raises FileNotFoundError, or ValueError that says how it is broken."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            damaged = archive.testzip()
-        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a corrupt file fails in many ways
-        raise ValueError(type(error).__name__) from None
-    if damaged:
-        raise ValueError(f"the checksum of {damaged} is wrong")
-    if not isinstance(state, dict) or not needed <= set(state):
-        raise ValueError("it holds no run of this train.py")
-    return state
-
-
-def resume(run: Run, path: Path) -> None:
-    """Restore the newest checkpoint that is whole. Raises ValueError when there is none, or of another network."""
-    for candidate in (path, path.with_suffix(".previous")):
-        try:
-            state = _load(candidate, run.device, set(run.state()))
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            print(f"the checkpoint {candidate} is broken ({error}); trying the one before", file=sys.stderr)
-            continue
-        try:
-            run.restore(state)
-        except (KeyError, RuntimeError, TypeError):
-            raise ValueError(f"the checkpoint {candidate} is from another version of train.py") from None
-        except ValueError as error:
-            raise ValueError(f"the checkpoint {candidate} does not fit: {error}") from None
-        print(f"going on from {candidate}: step {run.step}, {run.seconds / 60:.1f} minutes", file=sys.stderr)
-        return
-    raise ValueError(f"nothing to resume: no usable checkpoint at {path}")
-
-
-def curves(run: Run, path: Path) -> None:
-    """Loss and held-out errors against the step, as a PNG."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.semilogy(*zip(*run.losses, strict=True))
-    left.set(xlabel="step", ylabel="loss (weighted mean squared error)")
-    for number, level in enumerate(VALIDATION_LEVELS):
-        right.semilogy([s for s, _ in run.validation], [e[number] for _, e in run.validation], label=f"v = {level}")
-    right.set(xlabel="step", ylabel="held-out error, mean |x̂ - x|²")
-    right.legend(fontsize="small")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def tensorboard(folder: Path):
-    """A writer of TensorBoard files, or None, said on stderr, where tensorboard is not installed."""
-    try:
-        import tensorboard.compat
-        tensorboard.compat.notf = True  # its own writer: TensorFlow, which the U-Net is trained by, loads for seconds
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("tensorboard is not installed: the curves go to curves.png only", file=sys.stderr)
-        return None
-    return SummaryWriter(folder)
-
-
-def train(run: Run, folder: Path) -> bool:
-    """Train to the end of the run; True when it got there, False when Ctrl-C stopped it. Both leave a checkpoint.
-
-    Raises ValueError, before it saves, where the loss is not finite.
-    """
-    checkpoint, writer, stop = folder / "checkpoint.pt", tensorboard(folder), []
-    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))  # between steps: half a step cannot be resumed
-    try:
-        done = _train(run, checkpoint, writer, stop)
-        save(run, checkpoint)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if writer:
-            writer.close()
-    if run.losses:
-        curves(run, folder / "curves.png")
-    return done
-
-
-def _train(run: Run, checkpoint: Path, writer, stop: list) -> bool:
-    train = run.config["training"]
-    total = train["steps"] or round(60 * train["minutes"])
-    before, began, saved = run.seconds, time.monotonic(), time.monotonic()
-    with tqdm(total=total, unit="step" if train["steps"] else "s", disable=not sys.stderr.isatty()) as bar:
-        while run.progress < 1 and not stop:
-            run.advance()
-            run.seconds = before + time.monotonic() - began
-            if len(run.recent) >= train["log_every"]:  # above, where a resumed run logs more often than before
-                mean = float(torch.stack(run.recent).mean())
-                run.recent.clear()
-                if not math.isfinite(mean):
-                    raise ValueError(f"the loss is {mean} at step {run.step}; lower the rate")
-                run.losses.append((run.step, mean))
-                if writer:
-                    writer.add_scalar("loss", mean, run.step)
-                bar.n = min(total, run.step if train["steps"] else round(run.seconds))
-                bar.set_postfix(loss=f"{mean:.5f}")
-            if run.progress >= VALIDATE_EVERY * (len(run.validation) + 1):
-                run.validation.append((run.step, run.validate()))
-                for level, error in zip(VALIDATION_LEVELS, run.validation[-1][1], strict=True):
-                    if writer:
-                        writer.add_scalar(f"held-out error/v {level}", error, run.step)
-            if time.monotonic() - saved > SAVE_EVERY:
-                save(run, checkpoint)
-                saved = time.monotonic()
-    return run.progress >= 1
 
 
 def write(run: Run, path: Path, half: bool = False, file: str = "") -> dict:
@@ -377,58 +224,29 @@ def write(run: Run, path: Path, half: bool = False, file: str = "") -> dict:
     return card
 
 
-def check_output(path: Path) -> None:
-    """Raises ValueError where no file can be written at path; better said before training than after it."""
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write {path}: the folder {path.parent} is not writable")
+def start(args: argparse.Namespace) -> Run:
+    """The run that the command line asks for."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run = Run(loop.read_config(args), args.device)
+    if args.half:
+        run.best.module(half=True)  # a network that refuses it does so before training
+    return run
+
+
+def finish(run: Run, args: argparse.Namespace, folder: Path) -> int:
+    """Write the prior; returns the exit status."""
+    write(run, args.output, args.half, args.config.name)
+    return 0
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--minutes", type=float, help="in all, resumed time included (default: the file's)")
-    parser.add_argument("--steps", type=int, help="in all, resumed ones included (default: the file's)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --runs")
+    parser = loop.parser(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints (default: runs)")
     parser.add_argument("--output", type=Path, help="write the prior here at the end")
     parser.add_argument("--half", action="store_true", help="store a DiffWave's weights as fp16")
-    args = parser.parse_args(argv)
-    try:
-        if args.output:
-            check_output(args.output)
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        config = yaml.safe_load(args.config.read_text())
-        if isinstance(config, dict) and isinstance(config.get("training"), dict):
-            if args.minutes is not None:  # what is asked for here decides, whatever the file says
-                config["training"] |= {"minutes": args.minutes, "steps": None}
-            if args.steps is not None:
-                config["training"]["steps"] = args.steps
-        run = Run(config, args.device)
-        if args.half:
-            run.best.module(half=True)  # a network that refuses it does so before training
-        folder = args.runs / config["name"]
-        folder.mkdir(parents=True, exist_ok=True)
-        if args.resume:
-            resume(run, folder / "checkpoint.pt")
-        done = train(run, folder)
-        loss = run.losses[-1][1] if run.losses else math.nan
-        print(f"{run.step} steps, {run.seconds / 60:.1f} minutes, loss {loss:.5f}", file=sys.stderr)
-        if not done:
-            print(f"stopped; go on with --resume ({folder})", file=sys.stderr)
-            return 3
-        if args.output:
-            write(run, args.output, args.half, args.config.name)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, yaml.YAMLError) as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return loop.main(Run, parser.parse_args(argv), start, finish)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files of measured rows, which a program goes on from: a JSON list of objects."""
+
+import json
+import os
+from pathlib import Path
+from typing import Optional
+
+
+def read_rows(path: Optional[str], field: str, program: str) -> list[dict]:
+    """Rows of an earlier run, none where there was none. Raises ValueError for a file of something else.
+
+    field: which every row of the program has. program: as the message calls it.
+    """
+    if not path or not Path(path).exists():
+        return []
+    try:
+        rows = json.loads(Path(path).read_text())
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and field in r for r in rows):
+        raise ValueError(f"--json {path} exists and holds no rows of this {program}; name another file")
+    return rows
+
+
+def save(rows: list[dict], path: str) -> None:
+    """Write all rows, so that an interrupted write leaves the old ones."""
+    temporary = f"{path}.part"
+    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
+    os.replace(temporary, path)
