@@ -3,68 +3,20 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Optional, Sequence, Union
 
 import numpy as np
 
 from . import presence, trackers
-from .captures.formats import ABSURD_MAGNITUDE
 from .estimators import Levels, LevelTracker
 from .priors import Prior, PriorError
 from .resume import need, whole
-from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, Separation, resolve_method, separate
-from .unmix_python import agreement_threshold
+from .separators import CancelFlag, Progress, resolve_method
+from .stream_batch import PASSED, SILENT, TRUST, Batch, Setup, Stretch, WindowReport
 from .windows import Plan, Window, default_overlap
 
-#: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
-PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found", "silent")
-
-#: Windows with less agreement are to be distrusted, and looked at whether the SOI pauses in them.
-TRUST = 0.9
-
-#: A window with less power than this share of the SOI's holds neither the SOI nor any interference: "silent".
-SILENT = 0.05
-
-
-@dataclass(frozen=True)
-class WindowReport:
-    """What is known about one separated window, without any truth.
-
-    start: its first kept sample; length: kept samples. sir_db: as re-estimated in the window. agreement: the share
-    (0 .. 1) of kept symbols on which the sources' estimates explain the mixture. disagreement: what they leave
-    unexplained, relative to the SOI's power. calls: of each prior. outcome: "agreed", "steps_used", ..., "no_soi" where
-    the interference alone explains all that is kept (the SOI is zero, the interference the mixture; neither SIR nor
-    disagreement), "no_interference" where the levels have none (the SOI is the mixture), or one of PASSED. seconds: of
-    computing. absent: kept stretches without an SOI, (first sample, samples); agreement is that of the others.
-    soi_amplitude: that the SOI was taken to have, 0 without levels.
-    """
-
-    number: int
-    start: int
-    length: int
-    sir_db: float
-    agreement: float
-    disagreement: float
-    calls: int
-    outcome: str
-    seconds: float
-    absent: tuple[tuple[int, int], ...] = ()
-    soi_amplitude: float = 0.0
-
-    @property
-    def separated(self) -> bool:
-        """Whether the window was separated at all."""
-        return self.outcome not in PASSED
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Separated samples start .. start + n: sources complex64 [K, n] in the input's units, and their windows."""
-
-    start: int
-    sources: np.ndarray
-    reports: list[WindowReport]
+__all__ = ["PASSED", "SILENT", "TRUST", "Plan", "StreamSeparator", "Stretch", "WindowReport", "default_overlap"]
 
 
 class StreamSeparator:
@@ -140,7 +92,8 @@ class StreamSeparator:
 
         flush: also separate fewer than a batch. Returns None when nothing was finished.
         """
-        self._append(samples)
+        self._buffer = np.concatenate([self._buffer, np.asarray(samples, dtype=np.complex64)])
+        self._received += len(samples)
         complete = 0
         while self.plan.regular(self._next + complete).start + self.plan.window < self._received:
             complete += 1  # one sample more than the window: it is not the stream's last
@@ -191,79 +144,35 @@ class StreamSeparator:
         self._buffer = np.asarray(read(begin, received - begin), dtype=np.complex64)
         return received, done
 
-    def _append(self, samples: np.ndarray) -> None:
-        self._buffer = np.concatenate([self._buffer, np.asarray(samples, dtype=np.complex64)])
-        self._received += len(samples)
-
-    def _cut(self, window: Window, length: int) -> np.ndarray:
-        begin = window.start - self._buffer_start
-        piece = self._buffer[begin:begin + length]
-        return np.pad(piece, (0, length - len(piece)))
-
     def _separate(self, windows: list[Window], progress: Optional[Progress]) -> Optional[Stretch]:
         # Priors of any length take a stream shorter than a window as it is, the others padded with zeros.
-        length = self.plan.window
-        if self._received < length and not self.fixed_window:
-            length = self._received
-        exact = [replace(w, length=length) for w in windows]
-        mixture = np.stack([self._cut(w, length) for w in windows])
+        length = self.plan.window if self.fixed_window else min(self.plan.window, self._received)
+        windows = [replace(w, length=length) for w in windows]
+        start, end = self._buffer_start, windows[-1].start + length
+        held = self._held(end)
+        mixture = np.stack([held[w.start - start:w.start - start + length] for w in windows])
         began = time.monotonic()
-        levels = self._current_levels(windows[-1].start + length)
-        whole = (np.abs(mixture) < ABSURD_MAGNITUDE).all(1)  # false for NaN
-        sides = trackers.sides(self.priors, self.trackers, self._held(windows[-1].start + length), self._buffer_start,
-                               exact, mixture, levels)
-        found = np.ones(len(windows), dtype=bool)
-        for tracker, side in zip(self.trackers, sides or [], strict=False):
-            found &= tracker is None or np.isfinite(side).all(1)
-
-        silent = np.zeros(len(windows), dtype=bool)
-        if levels is not None:
-            silent = whole & (np.mean(np.square(np.abs(np.where(whole[:, None], mixture, 0))), 1)
-                              < SILENT * levels.gains[0] ** 2)
-            found &= ~silent
-
-        # What is not separated stays the mixture rather than something broken.
-        sources = np.zeros((len(self.priors), *mixture.shape), dtype=np.complex64)
-        sources[0] = mixture
-        sir_db, why = (float("nan"), "no_levels") if levels is None else (levels.sir_db, "not_found")
-        reports = [WindowReport(w.number, w.keep_from, w.keep_to - w.keep_from, sir_db, 0.0, float("nan"), 0,
-                                "broken_samples" if not sound else "silent" if quiet else why, 0.0)
-                   for w, sound, quiet in zip(windows, whole, silent, strict=True)]
-        ready = np.flatnonzero(whole & found) if levels is not None else np.zeros(0, int)
-        done = len(windows)
-        if len(ready) and not levels.gains[1:].any():
-            self._pass_soi(ready, windows, sides, levels, sources, reports)
-            ready = ready[:0]
-        if len(ready):
-            separated = self._solve(ready, mixture, windows, sides, levels, progress)
-            if self.cancel is not None and self.cancel.is_set():
-                halted = np.isin(separated.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
-                done = int(ready[np.argmax(halted)]) if halted.any() else done  # keep what is whole and gapless
-                if not done:
-                    return None
-            self._store(ready, separated, windows, levels, sources, reports)
-            if done == len(windows):
-                self._mind_pauses(ready, mixture, windows, sides, levels, sources, reports)
-        better, ready = self._learn(exact[:done], sources[:, :done], reports[:done], sides, ready)
-        if len(ready) and done == len(windows):
-            separated = self._solve(ready, mixture, windows, better, levels,
-                                    None if progress is None else lambda fraction, count: progress(1.0, count))
-            if self.cancel is None or not self.cancel.is_set():  # else the first results do
-                self._store(ready, separated, windows, levels, sources, reports)
-                self._mind_pauses(ready, mixture, windows, better, levels, sources, reports)
-                self._learn(exact, sources, reports, better, ready)
-
+        levels = self._current_levels(end)
+        sides = trackers.sides(self.priors, self.trackers, held, start, windows, mixture, levels)
+        margin = self.plan.margin if self._received > self.plan.window else 0
+        setup = Setup(self.priors, self.method, self.steps, self.seed, self.device, self.batch, margin, self.block,
+                      self.cancel)
+        batch = Batch(setup, windows, mixture, levels, sides)
+        batch.separate(self.trackers, progress)
+        if not batch.done:
+            return None
         seconds = (time.monotonic() - began) / len(windows)
+        self._go_on(batch.done)
+        return batch.stretch(seconds)
+
+    def _go_on(self, done: int) -> None:
+        """Let go of what so many finished windows alone needed."""
         self._next += done
         keep_start = self.plan.regular(self._next).start
         # The last window reaches back by up to a whole window: hold that much.
         keep_start = max(self._buffer_start, min(keep_start, self._received - self.plan.window - self.plan.align))
         self._buffer = self._buffer[keep_start - self._buffer_start:]
         self._buffer_start = keep_start
-        pieces = [sources[:, i, w.keep_from - w.start:w.keep_to - w.start] for i, w in enumerate(windows[:done])]
-        return Stretch(windows[0].keep_from, np.concatenate(pieces, axis=1),
-                       [replace(r, seconds=seconds, soi_amplitude=0.0 if levels is None else float(levels.gains[0]))
-                        for r in reports[:done]])
 
     def _current_levels(self, end: int) -> Optional[Levels]:
         """The levels for windows that end before sample `end`; a tracker is shown the stream up to there."""
@@ -318,124 +227,3 @@ class StreamSeparator:
         """The stream from what is held of it up to sample `end`, with zeros beyond its own end."""
         end -= self._buffer_start
         return np.pad(self._buffer[:end], (0, max(0, end - len(self._buffer))))
-
-    def _learn(self, windows: list[Window], sources: np.ndarray, reports: list[WindowReport],
-               sides: Optional[list[Optional[np.ndarray]]], ready: np.ndarray
-               ) -> tuple[Optional[list[Optional[np.ndarray]]], np.ndarray]:
-        """Show the trackers what came of their side information.
-
-        Returns better side information, and which of the windows in `ready` should be separated again with it.
-        """
-        better, again = sides, np.zeros(0, int)
-        for i, tracker in enumerate(self.trackers):
-            answer = tracker.learn(windows, sources, reports) if hasattr(tracker, "learn") else None
-            if answer is None:
-                continue
-            better = list(better)
-            given = np.isfinite(answer).all(1)
-            better[i] = better[i].copy()
-            better[i][:len(given)][given] = answer[given]
-            again = np.union1d(again, np.intersect1d(ready, np.flatnonzero(given)))
-        return better, again
-
-    def _store(self, ready: np.ndarray, separated: Separation, windows: list[Window], levels: Levels,
-               sources: np.ndarray, reports: list[WindowReport], off: Optional[dict[int, np.ndarray]] = None) -> None:
-        """Write what came of the windows `ready` to sources [K, W, N], in the stream's units, and reports [W].
-
-        off: by window, the samples bool [N] that do not count for its report.
-        """
-        for row, i in enumerate(ready):
-            if separated.outcomes[row] in (int(Outcome.DIVERGED), int(Outcome.UNTOUCHED)):
-                outcome = Outcome(int(separated.outcomes[row])).name.lower()
-                reports[i] = replace(reports[i], calls=int(separated.calls[row]), outcome=outcome)
-                continue
-            scale = (separated.gains[row] * levels.gains[0]).astype(np.float32)
-            sources[:, i] = separated.sources[:, row] * scale[:, None]
-            reports[i] = self._report(windows[i], separated, row, levels, None if off is None else off[i])
-
-    def _pass_soi(self, ready: np.ndarray, windows: list[Window], sides: Optional[list[Optional[np.ndarray]]],
-                  levels: Levels, sources: np.ndarray, reports: list[WindowReport]) -> None:
-        """Report windows without interference, whose samples are the SOI: agreement is that with its prior."""
-        prior, scale = self.priors[0], np.float32(levels.gains[0])
-        mixture, noise = sources[0, ready] / scale, levels.noise_variance / levels.gains[0] ** 2
-        side = prior.side_information(mixture, self.priors[1:]) if sides is None or sides[0] is None else \
-            sides[0][ready]
-        level = 1 / (1 + max(presence.VARIANCE, 0.5 * noise))
-        estimate = prior.engine(self.device).denoise(
-            (mixture * np.float32(level**0.5)).astype(np.complex64), np.full(len(ready), level, np.float32), side)
-        count = mixture.shape[1] // self.block
-        error = np.square(np.abs(mixture - estimate))[:, :count * self.block].reshape(len(ready), count, -1).mean(2)
-        nothing = Separation(sources[:, ready], np.tile(np.eye(1, len(self.priors), dtype=np.float32), (len(ready), 1)),
-                             error, np.ones(len(ready), np.int32), np.full(len(ready), int(Outcome.AGREED)))
-        for row, i in enumerate(ready):
-            reports[i] = replace(self._report(windows[i], nothing, row, levels), outcome="no_interference")
-
-    def _mind_pauses(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
-                     sides: Optional[list[Optional[np.ndarray]]], levels: Levels, sources: np.ndarray,
-                     reports: list[WindowReport]) -> None:
-        """Look where the SOI pauses in those windows of `ready` that do not agree, and set sources and reports right.
-
-        A window in which it pauses for a part is separated again, with the first separation's SOI added there: then it
-        is what the priors expect, and the rest agrees.
-        """
-        doubted = np.array([i for i in ready if reports[i].separated and reports[i].agreement < TRUST], int)
-        if self.method == "matched-filter" or not len(doubted):
-            return
-        known = [None if s is None else s[doubted] for s in sides or [None] * len(self.priors)]
-        for k, prior in enumerate(self.priors):
-            if known[k] is None and prior.tracker is None:
-                known[k] = prior.side_information(mixture[doubted], [o for o in self.priors if o is not prior])
-        off = presence.pauses(mixture[doubted], sources[0, doubted], self.priors, known, levels.gains,
-                              levels.noise_variance, self.device)
-        kept = [slice(w.keep_from - w.start, w.keep_to - w.start) for w in windows]
-        presence.drop_shreds({int(i): off[row, kept[i]] for row, i in enumerate(doubted)}, len(windows),
-                             presence.smoothing(self.priors[0]) // 2)
-        whole = np.array([off[row, kept[i]].all() for row, i in enumerate(doubted)])
-        partly = np.flatnonzero(off.any(1) & ~whole)
-        if len(partly):
-            again = doubted[partly]
-            filled = mixture.copy()
-            filled[again] += np.where(off[partly], sources[0, again], 0)
-            separated = self._solve(again, filled, windows, sides, levels, None)
-            if self.cancel is None or not self.cancel.is_set():
-                self._store(again, separated, windows, levels, sources, reports,
-                            {i: off[row] for row, i in zip(partly, again, strict=True)})
-        for row, i in enumerate(doubted):
-            sources[0, i, off[row]] = 0
-            sources[1, i, off[row]] = (mixture[i] - sources[2:, i].sum(0))[off[row]]
-            absent = tuple((windows[i].keep_from + a, n) for a, n in presence.runs(off[row, kept[i]]))
-            reports[i] = replace(reports[i], absent=absent)
-            if whole[row]:
-                reports[i] = replace(reports[i], outcome="no_soi", agreement=1.0, sir_db=float("nan"),
-                                     disagreement=float("nan"))
-
-    def _solve(self, ready: np.ndarray, mixture: np.ndarray, windows: list[Window],
-               sides: Optional[list[Optional[np.ndarray]]], levels: Levels, progress: Optional[Progress]
-               ) -> Separation:
-        """Separate the windows `ready` of the mixture, complex64 [W, N] in the stream's units."""
-        gain = levels.gains[0]
-        mixture, windows = mixture[ready], [windows[i] for i in ready]
-        side = None if sides is None else [None if s is None else s[ready] for s in sides]
-        problem = Problem(
-            mixture / np.float32(gain), self.priors, levels.gains / gain, levels.noise_variance / gain**2, side=side,
-            index=np.array([w.number for w in windows], dtype=np.uint64),
-            margin=self.plan.margin if self._received > self.plan.window else 0,
-            seed=self.seed, device=self.device, batch=self.batch, progress=progress, cancel=self.cancel)
-        return separate(problem, self.method, self.steps)
-
-    def _report(self, window: Window, separated: Separation, row: int, levels: Levels,
-                off: Optional[np.ndarray] = None) -> WindowReport:
-        begin, end = window.keep_from - window.start, window.keep_to - window.start
-        first, last = begin // self.block, max(begin // self.block + 1, end // self.block)
-        blocks = separated.disagreement[row, first:last]
-        if off is not None:
-            counted = [not off[b * self.block:(b + 1) * self.block].any() for b in range(first, first + len(blocks))]
-            blocks = blocks[counted] if any(counted) else blocks
-        noise = levels.noise_variance / levels.gains[0] ** 2
-        threshold = agreement_threshold(AGREEMENT, float(np.median(blocks)), noise)
-        gains = separated.gains[row]
-        return WindowReport(
-            window.number, window.keep_from, end - begin,
-            Levels(gains, 0.0).sir_db, float(np.mean(blocks < threshold)),
-            float(np.mean(blocks)), int(separated.calls[row]), Outcome(int(separated.outcomes[row])).name.lower(),
-            0.0)
