@@ -7,10 +7,11 @@ import math
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
-from gnuradio.unmix import priors, signals
+from gnuradio.unmix import priors, separators, signals, stream_batch
 from gnuradio.unmix.demodulation import SyncedSymbols, matched_filter
 from gnuradio.unmix.estimators import Levels
 from gnuradio.unmix.priors import PriorError, from_module
@@ -371,6 +372,26 @@ class Streams(unittest.TestCase):
         self.assertEqual({r.outcome for r in reports}, {"broken_samples", "not_found"})
         self.assertEqual(len(symbols), 0)
         self.assertRegex(separator.trackers[0].summary(None)[0], "^SOI: its timing and frequency were not found; check")
+
+    def test_a_batch_that_is_cancelled_half_way_keeps_what_is_finished(self):
+        y, _, truth, levels = mixture(15, 20000, -9.0, **EVERYTHING)
+
+        def halted(problem, method, steps):
+            found = separators.separate(problem, method, steps)
+            found.outcomes[1:] = int(separators.Outcome.CANCELLED)
+            problem.cancel.set()
+            return found
+
+        # One step: the first window does not agree, so that the tracker asks its mixture.
+        separator = StreamSeparator(self.used, levels, steps=1, batch=8, cancel=separators.CancelFlag())
+        separator.trackers[0].sync = truth
+        with mock.patch.object(stream_batch, "separate", halted):
+            first = separator.push(y, flush=True)
+        self.assertEqual(len(first.reports), 1)
+        self.assertLess(first.reports[0].agreement, 0.5)
+        separator.cancel.clear()
+        rest = separator.finish()
+        self.assertEqual((rest.start, rest.start + rest.sources.shape[1]), (first.sources.shape[1], len(y)))
 
     def test_streams_of_any_length_come_out_whole(self):
         y, _, truth, levels = mixture(15, 6000, -3.0, **EVERYTHING)

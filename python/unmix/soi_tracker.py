@@ -145,6 +145,7 @@ class SoiTracker:
         """See trackers.Tracker: re-estimate from the mixture less the separated interference."""
         if self.used is None:
             return None
+        self._sides = [None if s is None else s[:len(windows)] for s in self._sides]  # fewer where it was cancelled
         if not self._learnt:  # what was collected so far was not separated
             self._learnt, self._past, self._tried = True, np.zeros(0, np.complex64), 0
         joint = windows[0].keep_from
