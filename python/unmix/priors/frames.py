@@ -35,6 +35,11 @@ def join(frames: Tensor, offset: Tensor, samples: int) -> Tensor:
     return rows.gather(2, place[:, None].expand(-1, 2, -1))
 
 
+def table_stride(length: int, count: int, real: bool) -> int:
+    """Every how many samples a FramePrior tabulates cut frames of `length` samples and `count` points."""
+    return -(-length * count**2 * (2 if real else 4) // TABLE)
+
+
 class FramePrior(nn.Module):
     """E[b | x] for x = sqrt(abar) b + sqrt(1 - abar) z, b a train of frames of P samples, z ~ N(0, 1) per channel.
 
@@ -99,8 +104,7 @@ class FramePrior(nn.Module):
         """
         rows = self.columns.detach().double()
         rows = rows if self.real else torch.complex(rows[:, :self.length], rows[:, self.length:])
-        size = self.length * self.count**2 * (2 if self.real else 4)
-        self.stride = -(-size // TABLE)
+        self.stride = table_stride(self.length, self.count, self.real)
         #: Model error in cut frames: even, and samples far above it are left out.
         self.floor = float(self.error.median())
         good = self.error <= 4 * self.floor + 1e-9
@@ -110,9 +114,10 @@ class FramePrior(nn.Module):
         self.register_buffer("visible", torch.cat([visible, visible], 2).float())
         mask = self.visible.double() if self.real else visible.double()
         cut = rows * mask[:, :, None]  # [2, cuts, K, P]
-        gains, vectors = torch.linalg.eigh(torch.matmul(cut.conj(), cut.transpose(2, 3)))
-        self.register_buffer("gains", gains.clamp(min=0).float())
-        vectors = vectors if self.real else torch.view_as_real(vectors)
+        gram = torch.matmul(cut.conj(), cut.transpose(2, 3))
+        gains, vectors = map(torch.from_numpy, np.linalg.eigh(gram.cpu().numpy()))  # torch's is many times slower
+        self.register_buffer("gains", gains.clamp(min=0).float().to(rows.device))
+        vectors = (vectors if self.real else torch.view_as_real(vectors)).to(rows.device)
         self.register_buffer("vectors", vectors.float().contiguous())
 
     def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
