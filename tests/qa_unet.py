@@ -32,8 +32,10 @@ if IN_TRAINING:
     from mixtures import HELD_OUT, TRAINING, Mixtures
 else:
     from gnuradio.unmix import demodulation, priors, signals
+    from gnuradio.unmix.estimators import Levels, LevelTracker
     from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, matched_filter
     from gnuradio.unmix.separators.unet import SHIPPED, unet
+    from gnuradio.unmix.stream import StreamSeparator
 
 torch.set_num_threads(1)
 
@@ -154,6 +156,24 @@ class ShippedNetwork(unittest.TestCase):
         three = [priors.parse(spec) for spec in (SOI, OFDM, OFDM)]
         with self.assertRaisesRegex(ValueError, "two sources only"):
             unet(Problem(waves, three, [1, 2, 2]))
+
+    def test_in_a_stream_windows_pass_through_while_the_levels_are_others(self):
+        y = mixture(8, 8, -12)[2].reshape(-1)
+        used = [priors.parse(SOI), priors.parse(OFDM)]
+        tracker = LevelTracker(used, sir_db=-30.0)
+        separator = StreamSeparator(used, tracker, "unet", batch=2)
+        passed = separator.push(y[:8000], flush=True)
+        self.assertEqual({r.outcome for r in passed.reports}, {"refused"})
+        self.assertFalse(any(r.separated for r in passed.reports))
+        self.assertIn("trained on an SIR of -24 to -3 dB; a window has -30.0 dB", separator.refusal)
+        np.testing.assert_array_equal(passed.sources[0], y[:passed.sources.shape[1]])
+        tracker.sir_db = -12.0
+        rest = [separator.push(y[8000:], flush=True), separator.finish()]
+        self.assertTrue(all(r.separated for stretch in rest for r in stretch.reports))
+        self.assertEqual((rest[1].start + rest[1].sources.shape[1], separator.refusal), (len(y), ""))
+        fixed = StreamSeparator(used, Levels(np.array([1.0, 10**1.5]), 0.0), "unet")  # these never change
+        with self.assertRaisesRegex(ValueError, "a window has -30.0 dB"):
+            fixed.push(y, flush=True)
 
     def test_each_file_has_a_card(self):
         files = sorted(SHIPPED.glob("*.pt"))

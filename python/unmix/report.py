@@ -248,6 +248,9 @@ def summary(report: dict) -> list[str]:
         lines.append(f"the SOI's amplitude was found to be {low:.4g} to {high:.4g}")
     if result["outcomes"].get("silent"):
         lines.append(f"{result['outcomes']['silent']} further windows are silent and passed through")
+    if result["outcomes"].get("refused"):
+        lines.append(f"{result['outcomes']['refused']} windows passed through unseparated: {settings['method']} "
+                     "refuses their levels")
     if result["outcomes"].get("no_interference"):
         lines.append("no interference was heard: the SOI is the capture, untouched")
     lines += [f"warning: {text}" for text in report["warnings"]]

@@ -31,8 +31,9 @@ class StreamSeparator:
     at its own place. Windows with samples that are not finite or beyond 1e18, for which no levels are found, or in
     which a prior's own tracker does not find its signal, pass through, see PASSED. Where a separation does not agree,
     the SOI may pause, see presence.pauses: there it is zero, and the (first) interference is the rest. Levels whose
-    interference is all zero say that there is none. Raises ValueError (PriorError) at construction for impossible
-    arguments.
+    interference is all zero say that there is none. Where a tracker finds levels that the method refuses, windows pass
+    through too, and `refusal` says why for the last batch ("" where it did not). Raises ValueError (PriorError) at
+    construction for impossible arguments.
     """
 
     def __init__(self, priors: Sequence[Prior], levels: Union[Levels, LevelTracker], method: str = "auto",
@@ -59,6 +60,7 @@ class StreamSeparator:
             made = next(p for p in self.priors if p.window)
             way = f"; give wifi:window={window} instead" if made.info["kind"] == "wifi" else ""
             raise PriorError(f"the prior {made.name} was made for windows of {made.window} samples, not {window}{way}")
+        self.refusal = ""
         self.fixed_window = bool(trained)
         length = window or (trained.pop() if trained else 2560)
         modulation = self.priors[0].modulation
@@ -156,9 +158,10 @@ class StreamSeparator:
         sides = trackers.sides(self.priors, self.trackers, held, start, windows, mixture, levels)
         margin = self.plan.margin if self._received > self.plan.window else 0
         setup = Setup(self.priors, self.method, self.steps, self.seed, self.device, self.batch, margin, self.block,
-                      self.cancel)
+                      not isinstance(self.levels, Levels), self.cancel)
         batch = Batch(setup, windows, mixture, levels, sides)
         batch.separate(self.trackers, progress)
+        self.refusal = batch.refusal
         if not batch.done:
             return None
         seconds = (time.monotonic() - began) / len(windows)

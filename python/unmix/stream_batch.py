@@ -11,13 +11,13 @@ from . import presence
 from .captures.formats import ABSURD_MAGNITUDE
 from .estimators import Levels
 from .priors import Prior
-from .separators import AGREEMENT, CancelFlag, Outcome, Problem, Progress, Separation, separate
+from .separators import AGREEMENT, CancelFlag, LevelsRefused, Outcome, Problem, Progress, Separation, separate
 from .trackers import Tracker
 from .unmix_python import agreement_threshold
 from .windows import Window
 
 #: Outcomes of windows that were not separated: their samples pass through unchanged as the SOI, the rest is zero.
-PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found", "silent")
+PASSED = ("untouched", "diverged", "broken_samples", "no_levels", "not_found", "silent", "refused")
 
 #: Windows with less agreement are to be distrusted, and looked at whether the SOI pauses in them.
 TRUST = 0.9
@@ -68,7 +68,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Setup:
-    """How the windows of a batch are separated, see StreamSeparator and separators.Problem. block: an SOI symbol."""
+    """How the windows of a batch are separated, see StreamSeparator and separators.Problem.
+
+    block: samples of an SOI symbol. levels_change: whether other batches may have other levels.
+    """
 
     priors: Sequence[Prior]
     method: str
@@ -78,6 +81,7 @@ class Setup:
     batch: int
     margin: int
     block: int
+    levels_change: bool
     cancel: Optional[CancelFlag]
 
     @property
@@ -93,14 +97,14 @@ class Batch:
     through. sides: side information of each prior, float32 [W, P] or None; None where no prior has a tracker.
 
     separate() fills sources, complex64 [K, W, N] in the stream's units, and reports [W]; the first `done` windows are
-    finished, all W unless it was cancelled. chosen: some of the windows, by their places i = 0 .. W - 1 in the batch.
-    row: a place among those.
+    finished, all W unless it was cancelled. refusal: what the method said where it refused the levels, else "".
+    chosen: some of the windows, by their places i = 0 .. W - 1 in the batch. row: a place among those.
     """
 
     def __init__(self, setup: Setup, windows: list[Window], mixture: np.ndarray, levels: Optional[Levels],
                  sides: Optional[list[Optional[np.ndarray]]]):
         self.setup, self.windows, self.mixture, self.levels, self.sides = setup, windows, mixture, levels, sides
-        self.done = len(windows)
+        self.done, self.refusal = len(windows), ""
         self._kept = [slice(w.keep_from - w.start, w.keep_to - w.start) for w in windows]
         self.reports: list[WindowReport] = []
         # What is not separated stays the mixture rather than something broken.
@@ -110,14 +114,23 @@ class Batch:
     def separate(self, trackers: Sequence[Optional[Tracker]], progress: Optional[Progress]) -> None:
         """Separate the windows, show the trackers what came of it, and separate again where they then know better.
 
-        trackers: of the priors, those that gave the side information.
+        trackers: of the priors, those that gave the side information. Windows whose levels the method refuses pass
+        through where levels change; elsewhere that is an error.
         """
         ready = self._sort_out(trackers)
         if len(ready) and not self.levels.gains[1:].any():
             self._pass_soi(ready)
             ready = ready[:0]
+        separated = None
         if len(ready):
-            separated = self._solve(ready, self.mixture[ready], progress)
+            try:
+                separated = self._solve(ready, self.mixture[ready], progress)
+            except LevelsRefused as error:
+                if not self.setup.levels_change:
+                    raise
+                self._refuse(ready, str(error))
+                ready = ready[:0]
+        if separated is not None:
             if self.setup.cancelled:
                 halted = np.isin(separated.outcomes, (int(Outcome.CANCELLED), int(Outcome.UNTOUCHED)))
                 if halted.any():
@@ -135,6 +148,12 @@ class Batch:
                 self._store(again, separated)
                 self._mind_pauses(again)
                 self._learn(trackers, again)
+
+    def _refuse(self, chosen: np.ndarray, why: str) -> None:
+        """Let the chosen windows pass through."""
+        self.refusal = why
+        for i in chosen:
+            self.reports[i] = replace(self.reports[i], outcome="refused")
 
     def stretch(self, seconds: float) -> Stretch:
         """What is finished. seconds: of computing, for each window."""

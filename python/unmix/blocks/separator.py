@@ -199,7 +199,9 @@ class separator_cc(gr.basic_block):
                 message = pmt.dict_add(message, pmt.intern(key), pmt.to_pmt(value))
             self.message_port_pub(REPORT, message)
             if r.outcome != self._last_outcome and not r.separated:
-                why = f" ({self._stream.levels.reason})" if r.outcome == "no_levels" else ""
+                why = self._stream.levels.reason if r.outcome == "no_levels" else \
+                    self._stream.refusal if r.outcome == "refused" else ""
+                why = f" ({why})" if why else ""
                 self.logger.warn(f"samples from {r.start} on pass through unseparated: {r.outcome}{why}")
             self._last_outcome = r.outcome
 

@@ -12,8 +12,8 @@ from ..demodulation import matched_filter, remodulate
 from ..priors import Prior, PriorError
 from ..unmix_python import CancelFlag, NoiseSchedule, Outcome, window_noise
 
-__all__ = ["SCHEDULE", "CancelFlag", "GoOn", "MethodError", "Outcome", "Problem", "Progress", "Separation", "explained",
-           "first_estimates", "in_batches", "run_engine"]
+__all__ = ["SCHEDULE", "CancelFlag", "GoOn", "LevelsRefused", "MethodError", "Outcome", "Problem", "Progress",
+           "Separation", "explained", "first_estimates", "in_batches", "run_engine"]
 
 #: Noise levels of arXiv 2306.14411: SCHEDULE.alpha_bar(t) for t = 0 .. 49.
 SCHEDULE = NoiseSchedule()
@@ -24,6 +24,10 @@ Progress = Callable[[float, int], Optional[bool]]
 
 class MethodError(ValueError):
     """A method that refuses a value or a problem; the message is one sentence that says why."""
+
+
+class LevelsRefused(MethodError):
+    """A method that refuses the levels of the windows; at other levels it takes such signals."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ import torch
 from ..priors import Prior, PriorError, parse
 from ..priors.archive import MOST_METADATA, read_archive
 from ..wording import one_line
-from .common import MethodError, Problem, Separation, in_batches
+from .common import LevelsRefused, MethodError, Problem, Separation, in_batches
 
 __all__ = ["unet"]
 
@@ -44,7 +44,7 @@ def unet(problem: Problem, model: Optional[str] = None) -> Separation:
 
     model: path of a network's file; None for the one among those that come with the package that was trained on the
     problem's signals. Raises MethodError, in a sentence, for a file that is no such network, and where the network was
-    not trained on the problem's signals, window, or SIR (20 log10(g_1 / g_2), within 1 dB).
+    not trained on the problem's signals or window; LevelsRefused for another SIR (20 log10(g_1 / g_2), within 1 dB).
     """
     if len(problem.priors) != 2:
         raise MethodError("unet separates two sources only: it was trained on mixtures of two")
@@ -109,8 +109,8 @@ def _check_fit(network: _Network, problem: Problem) -> None:
     low, high = network.info["sir_db"]
     outside = sir[(sir < low - SLACK_DB) | (sir > high + SLACK_DB)]
     if len(outside):
-        raise MethodError(f"the U-Net {network.info['name']} was trained on an SIR of {low:g} to {high:g} dB; a window "
-                         f"has {outside[0]:.1f} dB")
+        raise LevelsRefused(f"the U-Net {network.info['name']} was trained on an SIR of {low:g} to {high:g} dB; a "
+                            f"window has {outside[0]:.1f} dB")
 
 
 def _signal(prior: Prior) -> Optional[tuple]:
