@@ -10,18 +10,17 @@ Two protocols. isolated: the paper's, windows on their own whose ends count. str
 overlapping windows, of which the interiors are joined. Both take the SIR and the noise level as known, as the paper.
 """
 
-import argparse
 import functools
-import inspect
 import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Optional
 
 import numpy as np
+from benchmark_jobs import Progress, make_jobs
+from benchmark_options import MOST_DB, arguments
 from benchmark_plots import paper_case, plot
 from benchmark_rows import (
     fingerprint,
@@ -54,192 +53,8 @@ from tqdm import tqdm
 __all__ = ["OfdmSignal", "RecordedSignal", "SoiSignal", "closed_form", "cons", "generate", "interval", "main",
            "timing_is_free"]
 
-#: Beyond these dB single precision runs out.
-MOST_DB = 300
 #: Steps of a method's first, untimed run.
 WARM_UP_STEPS = 3
-
-
-def arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--soi", default="rrc:qpsk,sps=16,rolloff=0.5,span=8", metavar="SPEC")
-    parser.add_argument("--interference", default="cp-ofdm:qpsk,fft=64,cp=16,active=56", metavar="SPEC",
-                        help="priors (default %(default)s)")
-    parser.add_argument("--soi-signal", metavar="SPEC", help="what is simulated: rrc:... (default: what --soi says)")
-    parser.add_argument("--interference-signal", nargs="+", metavar="SPEC|RECORDING",
-                        help="what is simulated: cp-ofdm:..., or random windows of recordings, of unit power and "
-                             "random phase (default: what --interference says)")
-    parser.add_argument("--recording-part", metavar="all|last:FRACTION",
-                        help="of each recording of --interference-signal, such as last:0.4 (default: all)")
-    parser.add_argument("--soi-timing", choices=["known", "random"], default="known",
-                        help="random: fractional timing and phase anew in every window (stream: in every stream), for "
-                             "SOI priors that know neither; bits are counted with the true ones")
-    parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
-    parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB",
-                        help="white noise below the SOI; inf: none")
-    parser.add_argument("--methods", default="pnp-dr", metavar="METHOD,...",
-                        help=f"{', '.join(sorted(separators.METHODS))}; with options as in pnp-dr:start=lmmse-cyclic")
-    parser.add_argument("--windows", type=int, default=100)
-    parser.add_argument("--window", type=int, default=2560, help="samples")
-    parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated")
-    parser.add_argument("--streams", type=int, default=1, metavar="N",
-                        help="stream: divide the windows among N streams, as short recordings need")
-    parser.add_argument("--steps", metavar="N|METHOD=N,...",
-                        help="largest number of calls of each prior, for all methods that take steps, for some, or "
-                             "both, such as 2000,basis=5000 (default: each method's own)")
-    parser.add_argument("--omega", type=float, nargs="+", metavar="FACTOR",
-                        help="omega / kappa^2, the weight of the interference's term, for methods that take one; each "
-                             "factor gives rows of its own (default: the method's)")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE",
-                        help="write the rows here, each when it is done; rows that it already has are kept, not redone "
-                             "(with the code of another day they may differ: take a new file then)")
-    parser.add_argument("--table", metavar="FILE|-", default="-",
-                        help="Markdown: to standard output a line for each row, to a file tables of BER, MSE and time "
-                             "against SIR, beside the paper's (default -)")
-    parser.add_argument("--plots", metavar="DIR",
-                        help="draw BER and MSE against SIR here, one picture for each interference and SNR, with the "
-                             "paper's curves where the case is the paper's")
-    parser.add_argument("--mixtures", metavar="FILE.npz",
-                        help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
-    args = parser.parse_args(argv)
-    args.methods = list(dict.fromkeys(separators.resolve_method(m) for m in args.methods.split(",")))
-    if args.mixtures and (args.interference_signal or args.recording_part or args.soi_timing == "random"):
-        raise ValueError("--mixtures are made already; leave out --interference-signal, --recording-part and "
-                         "--soi-timing")
-    if args.soi_timing == "random" and "matched-filter" in args.methods:
-        raise ValueError("the method matched-filter needs the timing; leave out --soi-timing random")
-    try:
-        args.snr_db = [float(s) for s in args.snr_db]
-    except ValueError:
-        raise ValueError(f"--snr-db must be numbers of dB or inf, not {' '.join(args.snr_db)}") from None
-    args.steps = steps_of(args.steps, args.methods)
-    if args.omega is not None:
-        if args.protocol != "isolated":
-            raise ValueError("--omega needs isolated windows; leave out --protocol stream")
-        if not all(math.isfinite(f) and f > 0 for f in args.omega):
-            raise ValueError("--omega must be finite and above 0")
-        if not any(map(takes_omega, args.methods)):
-            raise ValueError(f"none of the methods {', '.join(args.methods)} takes --omega")
-    for option in ("json", "plots", "table"):
-        path = getattr(args, option)
-        if path and not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"the folder of --{option} {path} does not exist")
-    if args.windows < 1 or args.batch < 1 or args.window < 1:
-        raise ValueError("--windows, --window and --batch must be at least 1")
-    if args.streams != 1 and (args.protocol == "isolated" or not 1 <= args.streams <= args.windows):
-        raise ValueError("--streams divides the windows of --protocol stream; allowed are 1 to --windows")
-    if not all(abs(s) <= MOST_DB for s in args.sir_db):
-        raise ValueError(f"--sir-db must be finite, at most {MOST_DB} dB either way")
-    if not all(abs(s) <= MOST_DB or s == math.inf for s in args.snr_db):
-        raise ValueError(f"--snr-db must be finite, at most {MOST_DB} dB either way, or inf")
-    return args
-
-
-def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]]:
-    """Steps of each method, None for its default, from text such as "2000,basis=5000". Raises ValueError.
-
-    methods: as resolve_method() writes them; in the text options may be written in any way, as in basis:restarts=02=50.
-    """
-    steps = dict.fromkeys(methods)
-    if text is None:
-        return steps
-    own = {}
-    for part in text.split(","):
-        name, equals, number = part.strip().rpartition("=")
-        if not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"--steps must be at least 1, such as 2000 or 2000,alpha-rgs=20000, not {text}")
-        if equals:
-            name = separators.resolve_method(name)
-        if equals and name not in methods:
-            raise ValueError(f"--steps names the method {name}, which is not among {', '.join(methods)}")
-        if name in own:
-            raise ValueError(f"--steps {text} says twice how many")
-        own[name] = int(number)
-    for name in methods:
-        if separators.takes_steps(name):
-            steps[name] = own.get(name, own.get(""))
-        elif name in own or len(methods) == 1:
-            raise ValueError(f"the method {name} takes no --steps")
-    return steps
-
-
-def takes_omega(method: str) -> bool:
-    """Whether a method weighs the sources' terms, as alpha-RGS does."""
-    return "omega" in inspect.signature(separators.METHODS[split_method(method)[0]]).parameters
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure. omega: factor of kappa^2, None for the method's own."""
-
-    method: str
-    steps: Optional[int]
-    omega: Optional[float]
-    sir_db: float
-    snr_db: float
-
-    def __str__(self):
-        omega = "" if self.omega is None else f", omega {self.omega:g} kappa^2"
-        noise = f", SNR {self.snr_db:g} dB" if math.isfinite(self.snr_db) else ""
-        return f"{self.method}{omega}, SIR {self.sir_db:g} dB{noise}"
-
-
-def make_jobs(args, given) -> list[Job]:
-    """All rows that are asked for. Methods come innermost: after the first point each one's time is known."""
-    return [Job(method, args.steps[method], omega, sir_db, snr_db)
-            for snr_db in args.snr_db for sir_db in (sorted(given) if given else args.sir_db)
-            for method in args.methods
-            for omega in ((args.omega or [None]) if takes_omega(method) else [None])]
-
-
-class Progress:
-    """A bar over all rows, and the time that the rest takes, from what a window took so far with each method."""
-
-    def __init__(self, jobs: list[Job], rows: list[dict], windows: int):
-        self._left, self._windows, self._total = list(jobs), windows, len(jobs)
-        self._seconds = {}
-        for row in rows:
-            self.learn(row)
-        self.bar = tqdm(total=windows * len(jobs), unit="window", disable=not sys.stderr.isatty(), smoothing=0.05,
-                        bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} windows [{elapsed}, {postfix}]")
-
-    def learn(self, row):
-        """Take a row's time into account."""
-        self._seconds.setdefault((row["method"], row.get("steps_limit")), []).append(row["seconds_per_window"])
-
-    def left(self, fraction: float = 0.0) -> str:
-        """Time that the rows not done take; `fraction` of the next one is done."""
-        total, unknown = 0.0, False
-        for number, job in enumerate(self._left):
-            known = self._seconds.get((job.method, job.steps))
-            unknown |= known is None
-            total += (1 - fraction if number == 0 else 1) * self._windows * (np.mean(known) if known else 0)
-        unit = f"{total:.0f} s" if total < 100 else f"{total / 60:.0f} min" if total < 6000 else f"{total / 3600:.1f} h"
-        return f"{'at least' if unknown else 'about'} {unit} left"
-
-    def during(self, fraction: float) -> None:
-        """Show that a fraction of the row in work is done."""
-        done = (self._total - len(self._left) + fraction) * self._windows
-        self.bar.set_postfix_str(f"{self._left[0]}: {self.left(fraction)}", refresh=False)
-        self.bar.update(done - self.bar.n)
-
-    def skipped(self) -> None:
-        """One row is not to be had."""
-        self._left.pop(0)
-        self.bar.update((self._total - len(self._left)) * self._windows - self.bar.n)
-
-    def finished(self, row: dict) -> None:
-        """One row is done."""
-        job = self._left[0]
-        self.skipped()
-        self.learn(row)
-        ber = "" if row["ber"] is None else (f"BER {row['ber']:.2e} [{row['ber_ci95'][0]:.1e}, "
-                                             f"{row['ber_ci95'][1]:.1e}], ")
-        tqdm.write(f"[{self._total - len(self._left)}/{self._total}] {job}: {ber}{row['steps']:.1f} calls, "
-                   f"{1e3 * row['seconds_per_window']:.2f} ms/window; {self.left()}", file=sys.stderr)
 
 
 def run_isolated(job, mixture, args, device, progress):
@@ -365,7 +180,7 @@ def warm_up(jobs, args, device):
 
 def prepare(argv):
     """The parsed arguments with priors, signals, mixtures, rows and device. Raises ValueError or OSError."""
-    args = arguments(argv)
+    args = arguments(argv, __doc__)
     # Isolated windows have no neighbours; a stream's windows do.
     ends = "stream" if args.protocol == "stream" else "isolated"
     args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),

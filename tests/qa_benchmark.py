@@ -22,6 +22,7 @@ from gnuradio.unmix import captures, priors, signals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
 import benchmark
+import benchmark_jobs
 import benchmark_plots
 import benchmark_rows
 import benchmark_tables
@@ -313,9 +314,9 @@ class Benchmark(unittest.TestCase):
                                    "alpha-rgs=5")[0], kept)
 
     def test_time_left_counts_all_rows(self):
-        jobs = [benchmark.Job(method, None, None, sir, np.inf) for sir in (-6.0, -3.0) for method in ("a", "b")]
+        jobs = [benchmark_jobs.Job(method, None, None, sir, np.inf) for sir in (-6.0, -3.0) for method in ("a", "b")]
         row = {"ber": None, "steps": 0, "steps_limit": None}
-        progress = benchmark.Progress(jobs, [{**row, "method": "a", "seconds_per_window": 2.0}], 10)
+        progress = benchmark_jobs.Progress(jobs, [{**row, "method": "a", "seconds_per_window": 2.0}], 10)
         self.assertEqual(progress.left(0.5), "at least 30 s left")
         with contextlib.redirect_stderr(io.StringIO()):
             for method, seconds in (("a", 2.0), ("b", 60.0)):
