@@ -19,8 +19,9 @@ PAPER = Path(__file__).parent / "paper_figures.json"
 COLOURS = {"matched-filter": "0.45", "lmmse": "tab:brown", "lmmse-cyclic": "tab:olive", "zero-forcing": "black",
            "basis": "gold", "basis-hard": "rosybrown", "basis-hard:temperature=0.5": "darkorange",
            "basis-alpha": "chocolate", "reverse-diffusion": "tab:purple",
-           "guided-dps": "tab:cyan", "guided-dsg": "navy", "guided-hybrid": "orchid", "unet": "tab:green",
-           "alpha-rgs": "tab:blue", "pnp-dr": "tab:red", "pnp-dr:start=lmmse-cyclic": "darkred"}
+           "guided-dps": "tab:cyan", "guided-dps:aligned=no": "teal", "guided-dsg": "slategray",
+           "guided-hybrid": "orchid", "unet": "tab:green", "alpha-rgs": "tab:blue",
+           "alpha-rgs:start=lmmse-cyclic": "navy", "pnp-dr": "tab:red", "pnp-dr:start=lmmse-cyclic": "darkred"}
 
 #: What a method of the paper's figures is here: their "BASIS" adds noise of sqrt(eta), half the printed variance.
 PAPER_METHODS = {"basis-hard": "basis-hard:temperature=0.5"}
