@@ -345,21 +345,6 @@ class Figure1(unittest.TestCase):
         self.assertLess(np.abs(result["sources"].imag).max(), 1e-5)
         return result["sources"][0, :, 0].real
 
-    def test_with_omega_1_the_loss_has_a_local_minimum_at_the_wrong_mode(self):
-        theta = np.linspace(-1.5, 1.5, 601)
-        loss = self.loss(theta, 1.0)
-        minima = theta[1:-1][(loss[1:-1] < loss[:-2]) & (loss[1:-1] < loss[2:])]
-        self.assertEqual(len(minima), 2)
-        self.assertLess(abs(minima[0] + 1), 0.05)
-        self.assertLess(abs(minima[1] - 1), 0.05)
-
-    def test_with_omega_kappa_squared_the_loss_leads_from_the_wrong_mode_to_the_right_one(self):
-        theta = np.linspace(-1.5, 1.5, 601)
-        loss = self.loss(theta, self.kappa**2)
-        minima = theta[1:-1][(loss[1:-1] < loss[:-2]) & (loss[1:-1] < loss[2:])]
-        self.assertEqual(len(minima), 1)
-        self.assertLess(abs(minima[0] - 1), 0.05)
-
     def test_alpha_rgs_stays_at_the_wrong_mode_with_omega_1(self):
         ends = self.separate(1.0, -1.0)
         # All 400 runs: at least 99 % at 95 % confidence (rule of three).
