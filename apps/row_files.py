@@ -26,5 +26,5 @@ def read_rows(path: Optional[str], field: str, program: str) -> list[dict]:
 def save(rows: list[dict], path: str) -> None:
     """Write all rows, so that an interrupted write leaves the old ones."""
     temporary = f"{path}.part"
-    Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
+    Path(temporary).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")  # a row a line, for who compares
     os.replace(temporary, path)
