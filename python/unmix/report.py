@@ -13,6 +13,8 @@ import numpy as np
 import scipy
 import torch
 
+from .quality import Quality
+from .recording_setup import Opened
 from .resume import need, number, whole
 from .stream import TRUST, WindowReport
 
@@ -162,6 +164,75 @@ def _append(stretches: list[dict], start: int, length: int) -> int:
     else:
         return length
     return 0
+
+
+def compose(opened: Opened, tally: Tally, quality: Quality, done: int, resumed_at: Sequence[int]) -> dict:
+    """The report of a recording, with no files yet.
+
+    tally, quality: of what was separated. done: samples of it. resumed_at: at which earlier runs were continued.
+    """
+    s, capture, stream = opened.settings, opened.capture, opened.stream
+    cancelled = None if done == capture.length else {"at_sample": done, "of_samples": capture.length}
+    levels, dc, image = opened.levels, opened.front_end.dc, opened.front_end.image
+    noise = levels.noise_variance / float(levels.gains[0]) ** 2
+    outcome = {
+        "format": FORMAT,
+        "complete": cancelled is None,
+        "cancelled": cancelled,
+        "resumed_at": resumed_at,
+        "capture": {"file": str(capture.path), "format": capture.datatype, "format_reason": capture.format_reason,
+                    "length": capture.length, "sample_rate": capture.sample_rate,
+                    "center_frequency": capture.center_frequency,
+                    "duration_s": capture.length / capture.sample_rate if capture.sample_rate else None},
+        "settings": {"soi": s.soi, "interference": list(s.interference), "method": stream.method,
+                     "sir_db": "auto" if s.sir_db is None else s.sir_db, "window": stream.plan.window,
+                     "overlap": stream.plan.overlap, "steps": s.steps, "seed": s.seed, "device": opened.device,
+                     "batch": s.batch},
+        "priors": [{k: v for k, v in p.info.items() if k not in ("psd", "side")} | {"learned": p.learned}
+                   for p in stream.priors],
+        "levels": {"sir_db": levels.sir_db, "sir_estimated": s.sir_db is None, "tracked": opened.tracked,
+                   "soi_amplitude": float(levels.gains[0]), "soi_amplitude_range": tally.amplitudes,
+                   "interference_amplitudes": [float(g) for g in levels.gains[1:]],
+                   "noise_power": levels.noise_variance,
+                   "noise_relative_to_soi_db": 10 * math.log10(noise) if noise > 0 else None},
+        "front_end": {"dc": [dc.real, dc.imag], "image": [image.real, image.imag]},
+        "versions": versions(opened.version),
+        "output": str(opened.folder),
+        "files": [],
+        "result": tally.result(capture.sample_rate),
+        "soi_evidence": None if opened.evidence is None else dataclasses.asdict(opened.evidence),
+        "quality": quality.result(),
+        "windows_every": tally.every,
+        "windows": tally.windows,
+    }
+    if not tally.checks:  # the interference is what its decisions leave: no errors by construction
+        outcome["quality"]["evm_after"] = None
+    outcome["warnings"] = warnings(outcome) + quality.warnings()
+    outcome["summary"] = summary(outcome)
+    for tracker in stream.trackers[1:]:
+        if hasattr(tracker, "summary"):
+            outcome["summary"] += tracker.summary()
+            outcome.setdefault("interference_found", []).append(tracker.result())
+    if opened.tracker is not None:
+        outcome["synchronisation"] = opened.tracker.result()
+        outcome["summary"] += _about_synchronisation(opened, tally, outcome["quality"]["reference"])
+    return outcome
+
+
+def _about_synchronisation(opened: Opened, tally: Tally, truth: Optional[dict]) -> list[str]:
+    """Lines of the summary on an SOI that had to be found. truth: the report's comparison with the reference."""
+    tracker = opened.tracker
+    lines = list(tracker.summary(opened.capture.sample_rate))
+    heard = tally.count - tally.outcomes["silent"]
+    if tally.checks and tracker.sync is not None and 10 * tally.agreed < heard:
+        lines.append("warning: the separation does not confirm the SOI that was found: there may be none, its carrier "
+                     f"may be more than {100 * tracker.most_offset:.3g} % of the symbol rate off, or --soi or "
+                     "--interference may not describe what is there")
+    if truth and truth.get("delay_symbols") is not None:
+        degrees, delay = truth["rotation_deg"] % 360, truth["delay_symbols"]
+        lines.append(f"compared with the true bits turned by {degrees:.0f} degrees, from the reference's symbol "
+                     f"{delay} on")
+    return lines
 
 
 def versions(own: str) -> dict:
