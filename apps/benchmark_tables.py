@@ -74,19 +74,21 @@ def quantity_table(rows: list[dict], quantity: str, paper: Optional[dict] = None
                    title: Callable[[str], str] = "`{}`".format) -> str:
     """A Markdown table of one of QUANTITIES: a line for each series, a column for each SIR, a dash where there is none.
 
-    rows: of one group, see groups(). paper: see benchmark_plots.paper_case. title: what is written for a series' name.
+    † marks cells of rows in which windows diverged. rows: of one group, see groups(). paper: see
+    benchmark_plots.paper_case. title: what is written for a series' name.
     """
     levels = sorted({r["sir_db"] for r in rows})
     lines = [f"| SIR dB | {' | '.join(f'{s:g}' for s in levels)} |", f"|---{'|---' * len(levels)}|"]
     written = QUANTITIES[quantity][1]
 
-    def line(name: str, points: dict) -> None:
-        cells = ("–" if points.get(s) is None else written(points[s]) for s in levels)
+    def line(name: str, points: dict, broken: frozenset = frozenset()) -> None:
+        cells = ("–" if points.get(s) is None else written(points[s]) + " †" * (s in broken) for s in levels)
         lines.append(f"| {name} | {' | '.join(cells)} |")
 
     for name, own in series(rows).items():
         if any(r[quantity] is not None for r in own):
-            line(title(name), {r["sir_db"]: r[quantity] for r in own})
+            line(title(name), {r["sir_db"]: r[quantity] for r in own},
+                 frozenset(r["sir_db"] for r in own if r.get("diverged")))
     for curve in paper["curves"] if paper else ():
         if quantity in curve:
             line(f"{curve['label']}, paper", dict(zip(paper["sir_db"], curve[quantity], strict=True)))

@@ -23,8 +23,9 @@ from gnuradio.unmix.separators.methods import split_method  # noqa: E402
 
 #: From the simplest to ours, as the tables list them.
 ORDER = ["matched-filter", "lmmse", "reverse-diffusion", "basis", "basis-hard", "basis-alpha", "guided-analytical",
-         "guided-dps", "guided-dps:aligned=no", "guided-dsg", "guided-hybrid", "unet", "alpha-rgs",
-         "alpha-rgs:start=lmmse-cyclic", "lmmse-cyclic", "pnp-dr", "pnp-dr:start=lmmse-cyclic", "zero-forcing"]
+         "guided-dps", "guided-dps:strength=3", "guided-dps:aligned=no", "guided-dsg", "guided-hybrid", "unet",
+         "alpha-rgs", "alpha-rgs:start=lmmse-cyclic", "lmmse-cyclic", "pnp-dr", "pnp-dr:start=lmmse-cyclic",
+         "zero-forcing"]
 #: Lines that would cover others in the pictures, and say no more than these.
 NOT_DRAWN = {"basis", "guided-dps:aligned=no", "guided-dsg", "guided-hybrid", "guided-analytical"}
 

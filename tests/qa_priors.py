@@ -377,6 +377,38 @@ class CpOfdmPrior(unittest.TestCase):
             # Where there is something to gain, at low noise, it is gained.
             self.assertLess(gained[-1][0], 0.2 * gained[-1][1], name)
 
+    def test_short_windows_of_bpsk_come_near_the_enumerated_posterior_mean_too(self):
+        # Less than two symbols, where both ends may cut the same one, and a little more.
+        rng = np.random.default_rng(22)
+        codebook = ofdm_codebook("bpsk", 8, 2, 6)
+        module = CpOfdm("bpsk", 8, 2, 6)
+        for samples in (6, 10, 19, 20, 23):
+            ours = best = 0.0
+            for _ in range(60):
+                start = int(rng.integers(10))
+                truth = np.concatenate(list(codebook[rng.integers(64, size=4)]))[10 - start:][:samples]
+                x = noisy(rng, truth, 0.9)
+                exact, _ = ofdm_posterior(x, 0.9, codebook, start)
+                ours += np.mean(np.abs(answer(module, x, 0.9, [[start, 0.0]])[0] - truth) ** 2) / 60
+                best += np.mean(np.abs(exact - truth) ** 2) / 60
+            self.assertLess(ours - best, 0.08, f"{samples} samples: {ours:.3f} for {best:.3f}")
+
+    def test_gradient_of_cut_bpsk_symbols_is_that_of_differences(self):
+        module = CpOfdm("bpsk", 8, 2, 6)
+        generator = torch.Generator().manual_seed(3)
+        x, way, pull = (torch.randn(1, 2, 45, generator=generator) for _ in range(3))
+        level, side = torch.tensor([0.6]), torch.tensor([[4.0, 0.7]])
+        x.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(module(x, level, side), x, pull)
+        with torch.no_grad():
+            ahead, behind = (module(x + sign * 1e-2 * way, level, side) for sign in (1, -1))
+        self.assertAlmostEqual(float((gradient * way).sum()), float(((ahead - behind) * pull).sum() / 2e-2), delta=0.03)
+
+    def test_large_symbols_of_bpsk_have_no_tables(self):
+        self.assertIsNotNone(CpOfdm("bpsk", 128, 32, 104).cut_bpsk)
+        self.assertIsNone(CpOfdm("bpsk", 256, 64, 200).cut_bpsk)
+        self.assertIsNone(CpOfdm("qpsk", 64, 16, 56).cut_bpsk)
+
     def test_unknown_start_and_phase_are_marginalised(self):
         # Brute force: 10 starts, 24 phases of half a turn, all 64 symbols. At abar = 0.3 several starts have weight.
         rng = np.random.default_rng(13)

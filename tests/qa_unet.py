@@ -31,7 +31,7 @@ if IN_TRAINING:
     import yaml
     from mixtures import HELD_OUT, TRAINING, Mixtures
 else:
-    from gnuradio.unmix import demodulation, priors, signals
+    from gnuradio.unmix import demodulation, priors, recording, signals
     from gnuradio.unmix.estimators import Levels, LevelTracker
     from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, matched_filter
     from gnuradio.unmix.separators.unet import SHIPPED, unet
@@ -170,10 +170,23 @@ class ShippedNetwork(unittest.TestCase):
         tracker.sir_db = -12.0
         rest = [separator.push(y[8000:], flush=True), separator.finish()]
         self.assertTrue(all(r.separated for stretch in rest for r in stretch.reports))
-        self.assertEqual((rest[1].start + rest[1].sources.shape[1], separator.refusal), (len(y), ""))
+        self.assertEqual(rest[1].start + rest[1].sources.shape[1], len(y))
         fixed = StreamSeparator(used, Levels(np.array([1.0, 10**1.5]), 0.0), "unet")  # these never change
         with self.assertRaisesRegex(ValueError, "a window has -30.0 dB"):
             fixed.push(y, flush=True)
+
+    def test_a_long_capture_whose_levels_it_refuses_throughout_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(recording, "MEMORY", 2304):
+            # Long is what has more than 18,432 samples.
+            capture = Path(folder, "mix.cf32")
+            mixture(9, 10, 1)[2].astype(np.complex64).tofile(capture)
+            said = []
+            with self.assertRaisesRegex(recording.RecordingError, "trained on an SIR of -24 to -3 dB; a window has"):
+                recording.separate_recording(recording.Settings(
+                    str(capture), soi=SOI, interference=(OFDM,), method="unet", output=str(Path(folder, "out"))),
+                    "test", announce=said.append)
+            self.assertIn("levels: estimated again along the capture", said)
+            self.assertEqual([path.name for path in Path(folder).rglob("*")], ["mix.cf32"])
 
     def test_each_file_has_a_card(self):
         files = sorted(SHIPPED.glob("*.pt"))

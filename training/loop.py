@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What train.py and train_unet.py have in common: the configuration's checks, the loop with its clock, progress bar,
-curves and checkpoints, and the command line. Nothing here depends on the library that computes the network.
+curves and checkpoints, and the command line. Nothing here but tensorboard() depends on the library that computes the
+network.
 """
 
 import argparse
@@ -28,6 +29,7 @@ NUMBERS = {
 
 
 def is_number(value, kind: type | tuple = (int, float)) -> bool:
+    """Whether a value of a configuration is a number of that kind; yes and no are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

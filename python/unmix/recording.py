@@ -100,7 +100,8 @@ class Recording:
         s, capture = self.settings, self.capture
         self.stem = stem_of(s.capture)
         self.folder = Path(f"{self.stem}_unmix" if s.output is None else s.output)
-        if s.reference is not None and capture.path.resolve() in (f.resolve() for f in files_behind(s.reference)):
+        own = {f.resolve() for f in (capture.path, *files_behind(s.capture))}
+        if s.reference is not None and not own.isdisjoint(f.resolve() for f in files_behind(s.reference)):
             raise RecordingError(f"--reference {s.reference} is the capture itself; it must be the SOI alone, or its "
                                  "true bits")
         if s.plots:
@@ -227,6 +228,8 @@ class Recording:
                 if not self._state.untried or isinstance(error, (CaptureError, MethodError, PriorError)):
                     raise
                 raise self._state.refusal(error) from error  # what could not be checked beforehand
+            if tally.count and tally.outcomes["refused"] == tally.count:
+                raise MethodError(self._stream.refusal)
             done, whole = outputs.length, outputs.length == self.capture.length
             outcome = report.compose(self._opened, tally, self._quality, done, self._state.resumed_at)
             if done:

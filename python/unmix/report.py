@@ -208,6 +208,8 @@ def compose(opened: Opened, tally: Tally, quality: Quality, done: int, resumed_a
     if not tally.checks:  # the interference is what its decisions leave: no errors by construction
         outcome["quality"]["evm_after"] = None
     outcome["warnings"] = warnings(outcome) + quality.warnings()
+    if opened.stream.refusal:
+        outcome["refusal"] = opened.stream.refusal
     outcome["summary"] = summary(outcome)
     for tracker in stream.trackers[1:]:
         if hasattr(tracker, "summary"):
@@ -320,8 +322,8 @@ def summary(report: dict) -> list[str]:
     if result["outcomes"].get("silent"):
         lines.append(f"{result['outcomes']['silent']} further windows are silent and passed through")
     if result["outcomes"].get("refused"):
-        lines.append(f"{result['outcomes']['refused']} windows passed through unseparated: {settings['method']} "
-                     "refuses their levels")
+        why = report.get("refusal") or f"{settings['method']} refuses their levels"
+        lines.append(f"{result['outcomes']['refused']} windows passed through unseparated: {why}")
     if result["outcomes"].get("no_interference"):
         lines.append("no interference was heard: the SOI is the capture, untouched")
     lines += [f"warning: {text}" for text in report["warnings"]]

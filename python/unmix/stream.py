@@ -32,8 +32,8 @@ class StreamSeparator:
     which a prior's own tracker does not find its signal, pass through, see PASSED. Where a separation does not agree,
     the SOI may pause, see presence.pauses: there it is zero, and the (first) interference is the rest. Levels whose
     interference is all zero say that there is none. Where a tracker finds levels that the method refuses, windows pass
-    through too, and `refusal` says why for the last batch ("" where it did not). Raises ValueError (PriorError) at
-    construction for impossible arguments.
+    through too, and `refusal` says why it did so the last time ("" where it never did). Raises ValueError (PriorError)
+    at construction for impossible arguments.
     """
 
     def __init__(self, priors: Sequence[Prior], levels: Union[Levels, LevelTracker], method: str = "auto",
@@ -161,7 +161,7 @@ class StreamSeparator:
                       not isinstance(self.levels, Levels), self.cancel)
         batch = Batch(setup, windows, mixture, levels, sides)
         batch.separate(self.trackers, progress)
-        self.refusal = batch.refusal
+        self.refusal = batch.refusal or self.refusal
         if not batch.done:
             return None
         seconds = (time.monotonic() - began) / len(windows)

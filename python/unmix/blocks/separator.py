@@ -43,9 +43,9 @@ class separator_cc(gr.basic_block):
     stream's units, and the white noise's power (sir_db must be None then).
 
     The same stream and settings give the same output, however GNU Radio cuts the stream. A window with samples that
-    are NaN, infinite or beyond 1e18, or in which the spectrum shows nothing of one of the signals, passes through as
-    the SOI, with zeros for the interference; `unseparated` counts such windows. Where the SOI pauses it is zero,
-    and the first interference is the rest.
+    are NaN, infinite or beyond 1e18, in which the spectrum shows nothing of one of the signals, or whose levels the
+    method refuses (unet; the log says why), passes through as the SOI, with zeros for the interference; `unseparated`
+    counts such windows. Where the SOI pauses it is zero, and the first interference is the rest.
 
     Message port report: a dictionary per window: window, start (its first kept sample), samples, sir_db, agreement
     (0 .. 1), disagreement, steps, seconds, method, outcome, absent (samples in which the SOI pauses), separated (bool),

@@ -41,7 +41,9 @@ class CpOfdm(nn.Module):
     tail averaged), transformed, decided softly carrier by carrier (Proposition 3 of arXiv 2306.14411), and extended
     again. Folding leaves the noise of a full symbol uneven by a factor of two, which is treated as even. The first and
     the last symbol, which the window may cut, are estimated from the samples that are there, see cut_symbols, in
-    `sweeps` iterations; those of BPSK, which half a symbol determines, by FramePrior.decide_cut.
+    `sweeps` iterations. Half a symbol determines BPSK: in windows of two symbols or more its cut symbols are decided by
+    FramePrior.decide_cut, as far as the tables hold every cut (to 128 carriers or so; larger ones would be several
+    times slower for few bits).
 
     Side information [B, 2]: `start`, the sample (0 .. fft + cp - 1) at which the first symbol boundary lies in the
     window, and `phase` (radians) of the whole signal. With side of width 0 both are marginalised: the `starts` most
@@ -86,10 +88,10 @@ class CpOfdm(nn.Module):
         #: Noise variance of a carrier of a full symbol, relative to a sample's.
         self.noise_gain: float = float(np.mean(1.0 / copies)) * active / fft
 
-        #: Decides cut symbols of BPSK; None for others, and for those whose tables would be too coarse.
-        self.real = None
-        if constellation == "bpsk" and table_stride(self.length, active, real=True) <= max(1, fft // 16):
-            self.real = FramePrior(synthesis, "bpsk", sweeps=sweeps).requires_grad_(False)
+        #: Decides cut symbols of BPSK; None where cut_symbols does.
+        self.cut_bpsk = None
+        if constellation == "bpsk" and table_stride(self.length, active, real=True) == 1:
+            self.cut_bpsk = FramePrior(synthesis, "bpsk", sweeps=sweeps).requires_grad_(False)
 
     def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
         """x: [B, 2, N] float32. alpha_bar: [B] in (0, 1). side: [B, 2] or [B, 0]. Returns E[b | x], [B, 2, N]."""
@@ -185,16 +187,16 @@ class CpOfdm(nn.Module):
         better = power * mean_noise / (power + mean_noise) < left * (0.5 * axes)  # by the errors that they expect
         return torch.where(better[None, :, :, None], linear, self.extend(decided, turn))
 
-    def cut_real_symbols(self, shown: Tensor, number: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
+    def cut_bpsk_symbols(self, shown: Tensor, number: Tensor, alpha_bar: Tensor, turn: Tensor) -> Tensor:
         """The same as cut_symbols for BPSK, of the first and the last symbol in a window of two symbols or more.
 
         number: int64 [B, 2], samples seen of the first one's end and of the last one's beginning.
         """
         upright = torch.complex(shown[:, :, 0], shown[:, :, 1]) * (turn.conj() / alpha_bar.sqrt())[:, None, None]
         point = torch.zeros(shown.size(0), 2, self.active, device=shown.device)
-        if self.real is not None:  # which TorchScript must see
+        if self.cut_bpsk is not None:  # which TorchScript must see
             flat = torch.cat([upright.real, upright.imag], 2)
-            point = self.real.decide_cut(flat, number, (1 - alpha_bar) / alpha_bar)
+            point = self.cut_bpsk.decide_cut(flat, number, (1 - alpha_bar) / alpha_bar)
         return self.extend(torch.stack([point, torch.zeros_like(point)], 3), turn)
 
     def given(self, x: Tensor, alpha_bar: Tensor, offset: Tensor, turn: Tensor) -> Tensor:
@@ -208,9 +210,9 @@ class CpOfdm(nn.Module):
         edge = torch.stack([torch.zeros_like(last), last], 1)
         window = torch.arange(x.size(0), device=x.device)[:, None]
         shown = frames[window, edge]
-        if self.real is not None and x.size(2) >= 2 * self.length:
+        if self.cut_bpsk is not None and x.size(2) >= 2 * self.length:
             number = torch.stack([self.length - offset, offset + x.size(2) - last * self.length], 1)
-            symbols[:, window, edge] = self.cut_real_symbols(shown, number, alpha_bar, turn)
+            symbols[:, window, edge] = self.cut_bpsk_symbols(shown, number, alpha_bar, turn)
         else:
             symbols[:, window, edge] = self.cut_symbols(shown, self.seen(offset, x.size(2), edge), alpha_bar, turn)
         batch, row = x.size(0), count * self.length

@@ -141,9 +141,13 @@ def run_engine(separator: Callable[..., dict], problem: Problem, initial: np.nda
     """Run one of the engine's separators from first estimates complex64 [K, W, N]. Raises MethodError, PriorError."""
     positional, common = problem.engine_arguments(initial)
     try:
-        return Separation(**separator(*positional, **common, **options))
+        result = Separation(**separator(*positional, **common, **options))
     except ValueError as error:
         raise MethodError(str(error)) from None
+    exploded = ~(np.abs(result.sources) < ABSURD_MAGNITUDE).all((0, 2))
+    result.sources[:, exploded] = 0
+    result.outcomes[exploded] = int(Outcome.DIVERGED)
+    return result
 
 
 def first_estimates(problem: Problem) -> np.ndarray:
