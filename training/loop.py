@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def checked(config: dict, defaults: dict, choices: dict[str, tuple]) -> dict:
     return config | {"training": training}
 
 
-class Run:
+class Run(ABC):
     """All that training changes, in one place to save and to restore. The network, its loss and data are a subclass's.
 
     config: as checked() returns it. step: how many are done. seconds: what they took. recent: losses since the last
@@ -100,32 +101,32 @@ class Run:
         rate = train["rate"] * min(1.0, (self.step + 1) / train["warmup"])
         return rate * (anneal if train["schedule"] == "cosine" else 1.0)
 
+    @abstractmethod
     def advance(self) -> None:
         """One step of the optimiser; its loss goes to self.recent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_loss(self) -> float:
         """Of self.recent; waits for a device that computes on its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> list[float]:
         """Held-out errors, one for each of self.labels."""
-        raise NotImplementedError
 
-    def report(self) -> None:
+    def report(self) -> None:  # noqa: B027 (a run need not say anything)
         """Called after each validation where there is no progress bar."""
 
+    @abstractmethod
     def write_state(self, path: Path) -> None:
         """Write all of the run to a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_state(self, path: Path) -> dict:
         """The state in a file. Raises FileNotFoundError, or ValueError that names the file and its fault."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, state: dict) -> None:
         """Go on from a state. Raises ValueError where it belongs to another network or other data."""
-        raise NotImplementedError
 
 
 def save(run: Run, path: Path) -> None:
