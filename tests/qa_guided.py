@@ -496,12 +496,16 @@ class Separations(unittest.TestCase):
         np.testing.assert_allclose(scaled, plain, atol=1e-2)  # equation (11) does not see the loss's scale
 
     def test_the_default_strength_of_dps_depends_on_the_priors_and_the_weight(self):
-        y, used = complex_noise(np.random.default_rng(0), 2, 32), [white(), white()]
+        y, used = complex_noise(np.random.default_rng(0), 2, 2560), [white(), white()]
         closed = [priors.from_module(Gaussian(np.ones(4)), {"format": 1, "name": "g", "kind": "gaussian"})] * 2
-        for chosen, options, strength in ((used, {}, 1.0), (closed, {}, 10.0), (closed, {"weight": "likelihood"}, 1.0)):
-            problem = Problem(y, chosen, [1, 2])
-            given = guided_dps(problem, steps=5, strength=strength, **options).sources
+        wifi = [closed[0], priors.parse("wifi:")]
+        for chosen, options, strength in ((used, {}, 1.0), (closed, {}, 10.0), (closed, {"weight": "likelihood"}, 1.0),
+                                          (wifi, {}, 3.0), ([*wifi, white()], {}, 1.0)):
+            problem = Problem(y, chosen, [1, 2, 1][: len(chosen)])
+            given, twice = (guided_dps(problem, steps=5, strength=size, **options).sources
+                            for size in (strength, 2 * strength))
             np.testing.assert_array_equal(guided_dps(problem, steps=5, **options).sources, given)
+            self.assertGreater(np.abs(twice - given).max(), 1e-4)
 
     def test_aligned_levels_go_by_bandwidth(self):
         used = [wrap(Gaussian(np.ones(4)), band=[-0.05, 0.05]), wrap(Gaussian(np.ones(4)), band=[-0.2, 0.3]), white()]
