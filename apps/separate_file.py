@@ -198,14 +198,15 @@ def main(argv=None):
     except RecordingError as error:
         print(f"{NAME}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (Cancelled, KeyboardInterrupt):
-        print(f"{NAME}: cancelled; nothing was written", file=sys.stderr)
+    except (Cancelled, KeyboardInterrupt) as error:
+        print(f"{NAME}: {str(error) or 'cancelled; nothing was written'}", file=sys.stderr)
         return 3
     except Exception as error:  # noqa: BLE001 (the last resort: one line for people, the rest on request)
         if os.environ.get("UNMIX_DEBUG"):
             traceback.print_exc()
+        notes = "; ".join(["", *filter(None, getattr(error, "__notes__", []))])
         print(f"{NAME}: a defect of this program: {type(error).__name__}: {' '.join(str(error).split())} "
-              "(UNMIX_DEBUG=1 shows where)", file=sys.stderr)
+              f"(UNMIX_DEBUG=1 shows where){notes}", file=sys.stderr)
         return 1
 
 

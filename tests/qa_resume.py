@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -192,6 +193,54 @@ class Seamless(ResumeCase):
         self.whole()
         self.resumed()
         self.check()
+
+    @unittest.mock.patch.object(recording, "CHECKPOINT_SECONDS", 0.0)
+    def test_an_error_after_a_checkpoint_keeps_what_it_covers(self):
+        self.whole()
+        write = recording.Outputs.write
+        for error, code, words in (
+                (OSError(28, "No space left"), 2, "cannot be written: No space left; "),
+                (captures.CaptureError("The capture ends early"), 2, "The capture ends early; "),
+                (MemoryError(), 2, "memory ran out; a smaller --batch or --window needs less; "),
+                (KeyboardInterrupt(), 3, "separate_file.py: cancelled; "),
+                (RuntimeError("odd"), 1, "a defect of this program: RuntimeError: odd (UNMIX_DEBUG=1 shows where); ")):
+            with self.subTest(error):
+                def fail(outputs, sources, bits, error=error):
+                    if outputs.length >= 8 * 2304:  # two batches
+                        raise error
+                    write(outputs, sources, bits)
+                with unittest.mock.patch.object(recording.Outputs, "write", fail):
+                    found, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet")
+                self.assertEqual((found, err.count("\n")), (code, 1), err)
+                self.assertIn(f"{words}what was separated before sample 18560 of 57600 is kept, and --resume", err)
+                self.assertFalse(Path("out/mix_soi.sigmf-data").exists())
+                self.resumed()
+                self.check()
+                shutil.rmtree("out")
+
+    @unittest.mock.patch.object(recording, "CHECKPOINT_SECONDS", 0.0)
+    def test_a_disk_that_is_full_at_the_end_keeps_everything(self):
+        self.whole()
+        drop, self.closed = captures.sigmf_writer.SigMFWriter._drop_half_written, 0
+
+        def fail(writer):
+            self.closed += 1
+            if self.closed % 2 == 0:  # of two sources the second
+                raise OSError(28, "No space left")
+            drop(writer)
+        for options in ((), ("--resume",)):
+            with unittest.mock.patch.object(captures.sigmf_writer.SigMFWriter, "_drop_half_written", fail):
+                code, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet", *options)
+            self.assertEqual((code, err.count("\n")), (2, 1), err)
+            self.assertIn("No space left; what was separated before sample", err)
+        self.resumed()
+        self.check(times=2)
+
+    def test_an_error_in_the_pictures_says_that_the_signals_are_whole(self):
+        with unittest.mock.patch.object(recording.Recording, "_draw", side_effect=OSError(28, "No space left")):
+            code, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet", "--plots")
+        self.assertEqual(code, 2)
+        self.assertIn("No space left; the separated signals are whole, the report or its pictures are not", err)
 
     def test_a_second_run_waits_for_the_first(self):
         self.cancelled(9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of one separation: they get their names together at the end, or nothing is left of them."""
+"""The files of one separation: they get their names together at the end, or are left for --resume, or are removed."""
 
 import contextlib
 import hashlib
@@ -76,7 +76,8 @@ class Outputs:
     folder: made where it is missing. stem: of all names. sources: K >= 2 dicts, SOI first, with `description` and
     `extra` (global metadata). bits: whether there are any. keep: files that must not be overwritten. pictures: names
     of pictures that will be drawn. copy: where a copy of the report goes, which must not be another of the files.
-    earlier: what state() said in a run that was cut short, to go on behind it; such files are never removed.
+    earlier: what state() said in a run that was cut short, to go on behind it; such files are never removed, nor are
+    those that save() spoke of, but by discard().
     Raises CaptureError with one sentence where the folder cannot be written, or would overwrite a file to keep, and
     resume.StateError where the files are not what `earlier` says.
     """
@@ -97,6 +98,8 @@ class Outputs:
         self._bits_hash, self._bits_length = hashlib.sha512(), 0
         self._token = secrets.token_hex(4)
         self._continued, self._saved = earlier is not None, False
+        #: Samples from which the last saved state goes on, 0 where there is none; and whether all is under its name.
+        self.kept, self.complete = 0, False
         paths = [Path(f"{s}{suffix}") for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
         paths += [self.folder / f"{stem}_{name}.png" for name in pictures] + ([self.bits_path] if bits else [])
         if copy is not None:
@@ -152,7 +155,9 @@ class Outputs:
                 found.append(resume.find_head([self.folder / f".{name}.part", path], resume.whole(part["bytes"]),
                                               part["sha512"]))
             counts = {head.count for head in found[:len(self.stems)]}
-            resume.need(len(counts) == 1 and not counts.pop() % 8)
+            resume.need(len(counts) == 1)
+            self.kept, rest = divmod(counts.pop(), 8)
+            resume.need(not rest)
             return found
         except BaseException as error:
             for head in found:
@@ -219,7 +224,7 @@ class Outputs:
         """Write the state from which the separation can be continued. Raises OSError."""
         self._remove_strays()
         resume.write(self.state_path, state)
-        self._saved = True
+        self._saved, self.kept = True, state["outputs"]["files"][0]["bytes"] // 8
 
     def _remove_strays(self) -> None:
         """Remove what a run left that crashed, and that this one replaces."""
@@ -243,26 +248,33 @@ class Outputs:
         if complete:
             self._remove_strays()
             self.state_path.unlink(missing_ok=True)
-        self._saved = False
+        self._saved, self.complete = False, complete
 
     def abort(self) -> None:
-        """Remove what has no name yet, and folders that were made for it; what an earlier run left stays.
+        """Give up where something broke: what a saved state speaks of stays, all else goes. Safe at any time."""
+        if not (self._continued or self._saved):
+            self.discard()
+            return
+        for writer in self.writers:
+            writer.leave()
+        if self._bits is not None:
+            with contextlib.suppress(OSError):
+                self._bits.close()
+            self._bits = None
+
+    def discard(self) -> None:
+        """Remove what has no name yet, the state, and folders that were made for it; what an earlier run left stays.
 
         Safe at any time.
         """
         if self._continued:
-            for writer in self.writers:
-                writer.leave()
-            if self._bits is not None:
-                with contextlib.suppress(OSError):
-                    self._bits.close()
-                self._bits = None
+            self.abort()
             return
         for writer in self.writers:
             writer.abort()
         if self._saved:
             self.state_path.unlink(missing_ok=True)
-            self._saved = False
+            self._saved, self.kept = False, 0
         if self._bits is not None:
             with contextlib.suppress(OSError):
                 self._bits.close()

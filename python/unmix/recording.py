@@ -216,43 +216,69 @@ class Recording:
         """Separate the recording and write the files; returns the report.
 
         `cancelled` in it is None, or says how far it came; where no window was finished, nothing is written.
-        Raises RecordingError for samples that prove broken on the way or files that cannot be written; nothing is left
-        then. After KeyboardInterrupt nothing is left either.
+        Raises RecordingError for samples that prove broken on the way, files that cannot be written, or want of
+        memory, and Cancelled for KeyboardInterrupt. What the last checkpoint covered is then kept for `resume`, which
+        the message, or a note of any other exception, says; before the first, nothing is left.
         """
-        outputs, tally = None, self._tally
+        outputs = None
         try:
             outputs = self._make_outputs()
-            try:
-                self._pump(outputs, tally)
-            except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
-                if not self._state.untried or isinstance(error, (CaptureError, MethodError, PriorError)):
-                    raise
-                raise self._state.refusal(error) from error  # what could not be checked beforehand
-            if tally.count and tally.outcomes["refused"] == tally.count:
-                raise MethodError(self._stream.refusal)
-            done, whole = outputs.length, outputs.length == self.capture.length
-            outcome = report.compose(self._opened, tally, self._quality, done, self._state.resumed_at)
-            if done:
-                outcome["files"] = outputs.files
-                outputs.close(whole, tally.annotations())
-                outcome["files"].append(outputs.report_path.name)
-                write_text(outputs.report_path, report.to_json(outcome) + "\n")
-                if self.settings.plots and whole:
-                    self._draw(outputs, outcome)
-                    write_text(outputs.report_path, report.to_json(outcome) + "\n")  # names the pictures too
-            else:
-                outputs.abort()
-            return outcome
+            return self._run(outputs)
+        except RecordingError:  # says already that the earlier run cannot be continued
+            raise
         except StateError as error:
             raise self._state.refusal(error) from error
         except (CaptureError, MethodError, PriorError) as error:
-            raise RecordingError(str(error)) from error
+            raise RecordingError(f"{error}{self._kept(outputs)}") from error
+        except MemoryError as error:
+            raise RecordingError("memory ran out; a smaller --batch or --window needs less"
+                                 f"{self._kept(outputs)}") from error
         except OSError as error:
             why = error.strerror or error
-            raise RecordingError(f"the output folder {self.folder} cannot be written: {why}") from error
+            raise RecordingError(f"the output folder {self.folder} cannot be written: {why}"
+                                 f"{self._kept(outputs)}") from error
+        except KeyboardInterrupt:
+            raise Cancelled(f"cancelled{self._kept(outputs) or '; nothing was written'}") from None
+        except Exception as error:
+            error.add_note(self._kept(outputs).removeprefix("; "))
+            raise
         finally:
             if outputs is not None:
                 outputs.abort()  # does nothing after close
+
+    def _run(self, outputs: Outputs) -> dict:
+        tally = self._tally
+        try:
+            self._pump(outputs, tally)
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+            if not self._state.untried or isinstance(error, (CaptureError, MethodError, PriorError)):
+                raise
+            raise self._state.refusal(error) from error  # what could not be checked beforehand
+        if tally.count and tally.outcomes["refused"] == tally.count:
+            outputs.discard()
+            raise MethodError(self._stream.refusal)
+        done, whole = outputs.length, outputs.length == self.capture.length
+        outcome = report.compose(self._opened, tally, self._quality, done, self._state.resumed_at)
+        if done:
+            outcome["files"] = outputs.files
+            outputs.close(whole, tally.annotations())
+            outcome["files"].append(outputs.report_path.name)
+            write_text(outputs.report_path, report.to_json(outcome) + "\n")
+            if self.settings.plots and whole:
+                self._draw(outputs, outcome)
+                write_text(outputs.report_path, report.to_json(outcome) + "\n")  # names the pictures too
+        else:
+            outputs.abort()
+        return outcome
+
+    def _kept(self, outputs: Optional[Outputs]) -> str:
+        """What is said behind an error on the way."""
+        if outputs is not None and outputs.complete:
+            return "; the separated signals are whole, the report or its pictures are not"
+        if outputs is None or not outputs.kept:
+            return ""
+        return (f"; what was separated before sample {outputs.kept} of {self.capture.length} is kept, and --resume "
+                "continues it")
 
     def _make_outputs(self) -> Outputs:
         s, plan = self.settings, self._stream.plan

@@ -25,7 +25,7 @@ class RecordingError(ValueError):
 
 
 class Cancelled(Exception):
-    """Cancelled before anything was written."""
+    """Cancelled before the end; the message says what is kept, if anything."""
 
 
 @dataclass(frozen=True)

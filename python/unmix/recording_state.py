@@ -60,7 +60,11 @@ class RecordingState:
 
     def refusal(self, why: Exception) -> RecordingError:
         """Why the earlier run cannot be continued, in one sentence."""
-        text = str(why) if isinstance(why, StateError) else "it contradicts itself"
+        text = "it contradicts itself"
+        if isinstance(why, StateError):
+            text = str(why)
+        elif isinstance(why, MemoryError):
+            text = "memory ran out; there is too little, or it contradicts itself"
         return RecordingError(f"--resume cannot continue what {self._path} speaks of: {text}; leave out --resume to "
                               "begin anew")
 

@@ -68,6 +68,7 @@ class SigMFWriter:
         self.meta_path = stem.with_name(stem.name + ".sigmf-meta")
         self.length = 0
         self._hash = hashlib.sha512()
+        self._relied_on = earlier is not None  # a state elsewhere speaks of the temporary file
         self._global = _global_section(sample_rate, description, global_extra)
         self._capture = {} if center_frequency is None else {"core:frequency": _plain(center_frequency)}
         self._annotations = [_plain(dict(annotation)) for annotation in annotations]
@@ -116,8 +117,12 @@ class SigMFWriter:
         return self._file
 
     def checkpoint(self):
-        """Bring everything written so far to the disk; returns the SHA-512 of it, hexadecimal. Raises OSError."""
+        """Bring everything written so far to the disk; returns the SHA-512 of it, hexadecimal. Raises OSError.
+
+        From then on the temporary file stays where `close` fails.
+        """
         _sync(self._file)
+        self._relied_on = True
         return self._hash.hexdigest()
 
     def leave(self):
@@ -181,7 +186,8 @@ class SigMFWriter:
 
         Raises:
             CaptureError: where ``complete`` and no sample was written; nothing is kept then.
-            OSError: where the disk is full or gone; the temporary files are removed.
+            OSError: where the disk is full or gone; the temporary files are removed, but for one that was
+                continued or that `checkpoint` spoke of.
         """
         if self._file is None:
             return
@@ -204,7 +210,11 @@ class SigMFWriter:
             os.replace(self._data_part, self.data_path)
             os.replace(self._meta_part, self.meta_path)
         except BaseException:
-            self.abort()
+            if self._relied_on:
+                self.leave()
+                self._meta_part.unlink(missing_ok=True)
+            else:
+                self.abort()
             raise
         self._file = None
 
