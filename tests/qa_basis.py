@@ -328,7 +328,7 @@ class Runs(unittest.TestCase):
         for method in METHODS:
             for options, words in (
                     ({"steps": 0}, "at least 1 step"), ({"steps": 2**32}, "at least 1 step"),
-                    ({"step_size": 0.0}, "step size"), ({"step_size": np.nan}, "step size"),
+                    ({"step_size": 0.0}, "step_size=0.0"), ({"step_size": np.nan}, "step_size=nan"),
                     ({"temperature": -1.0}, "temperature"), ({"temperature": np.inf}, "temperature"),
                     ({"levels": []}, "0 to 49"), ({"levels": [50]}, "0 to 49"), ({"levels": [-1]}, "0 to 49")):
                 with self.assertRaisesRegex(ValueError, words):

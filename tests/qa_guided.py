@@ -3,6 +3,7 @@
 
 import math
 import unittest
+from unittest import mock
 
 import numpy as np
 import scipy.signal
@@ -319,6 +320,36 @@ class Gradients(unittest.TestCase):
             with self.assertRaisesRegex(priors.PriorError, "the prior Fails failed: .*anything is too much"):
                 method(problem, steps=3)
 
+    def test_want_of_memory_is_no_fault_of_the_prior(self):
+        class Huge(torch.nn.Module):
+            def forward(self, x: Tensor, alpha_bar: Tensor, side: Tensor) -> Tensor:
+                return x + torch.zeros(1 << 46 if bool((x.abs() > 0).any()) else 1).sum()  # 256 TiB
+
+        class HugeBackwards(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, gradient):
+                return gradient + torch.zeros(1 << 46).sum()
+
+        y = complex_noise(np.random.default_rng(0), 3, 64)
+        for method in METHODS:
+            with self.assertRaisesRegex(RuntimeError, "allocate memory|enough memory"):
+                method(Problem(y, [white(), wrap(Huge())], [1, 1]), steps=3)
+        problem = Problem(y, [white(), white()], [1, 1])
+        for error in (MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")):
+            with mock.patch.object(priors.Prior, "posterior_mean", side_effect=error):
+                for method in METHODS:
+                    with self.assertRaises(type(error)) as caught:
+                        method(problem, steps=3)
+                    self.assertIs(caught.exception, error)
+        with mock.patch.object(priors.Prior, "posterior_mean", lambda prior, x, *_: HugeBackwards.apply(x)):
+            for method in WITH_GRADIENT:
+                with self.assertRaisesRegex(RuntimeError, "allocate memory|enough memory"):
+                    method(problem, steps=3)
+
 
 # -------------------------------------------------------------------------------------------------- Gaussian sources
 
@@ -517,6 +548,25 @@ class Separations(unittest.TestCase):
         for grid in guided._grids(problem, 5, 0.001, 0.4, False):
             np.testing.assert_allclose(grid[:-1], grids[0])
 
+    def test_levels_stay_where_float32_can_hold_them(self):
+        """An interference ten times as wide would be at 1 - 1e-8."""
+        used = [wrap(Gaussian(np.ones(4)), band=[-0.05, 0.05]), white()]
+        problem = Problem(complex_noise(np.random.default_rng(0), 2, 32), used, [1, 2])
+        for grid in guided._grids(problem, 5, 1e-12, 0.9999999, True):
+            self.assertGreater(np.float32(grid[0]), 0)
+            self.assertLess(np.float32(grid[-2]), 1)
+        for method in METHODS:
+            for options in ({"last": 0.9999999}, {"start": 1e-12}):
+                result = method(problem, steps=5, aligned=True, **options)
+                np.testing.assert_array_equal(result.outcomes, int(Outcome.STEPS_USED))
+
+    def test_options_at_their_bounds_need_no_more_than_float32(self):
+        problem = Problem(complex_noise(np.random.default_rng(0), 2, 32), [white(), white()], [1, 2])
+        for floor in (0.0, guided.MOST_FLOOR):
+            for sharpness in guided.SHARPNESSES:
+                self.assertTrue(np.isfinite(guided_hybrid(problem, steps=2, floor=floor, sharpness=sharpness).sources)
+                                .all())
+
     def test_levels_stay_where_learned_priors_were_trained(self):
         seen = []
 
@@ -567,8 +617,10 @@ class Separations(unittest.TestCase):
         problem = Problem(np.ones((1, 32)), [white(), white()], [1, 1])
         for method in METHODS:
             for options, words in (({"steps": 0}, "needs 1 to"), ({"steps": -1}, "needs 1 to"),
-                                   ({"start": 0.0}, "0 < start"), ({"start": 0.9}, "start <= last"),
-                                   ({"last": 1.0}, "last < 1"), ({"start": np.nan}, "0 < start"),
+                                   ({"start": 0.0}, "start=0.0, last=.* 1e-12 <= start <= last"),
+                                   ({"start": 0.9}, "start <= last"),
+                                   ({"last": 1.0}, "last=1.0 .* last <= 0.9999999$"), ({"start": np.nan}, "start=nan"),
+                                   ({"start": 1e-300}, "start=1e-300"), ({"steps": 10**9}, "needs 1 to 1000000"),
                                    ({"strength": -1.0}, "strength=-1.0 is impossible; allowed is"),
                                    ({"strength": np.nan}, "strength=nan is impossible"),
                                    ({"strength": np.inf}, "strength=inf is impossible"),
@@ -577,6 +629,10 @@ class Separations(unittest.TestCase):
                     method(problem, **options)
         for call, words in ((lambda: guided_dsg(problem, strength=1.5), "allowed is 0 to 1"),
                             (lambda: guided_hybrid(problem, floor=-1.0), "floor=-1.0 is impossible"),
+                            (lambda: guided_hybrid(problem, floor=1e300), "floor=1e.300 is .*; allowed is 0 to 1e.06$"),
+                            (lambda: guided_hybrid(problem, sharpness=1e300), "1e.300 is .* is 1e-06 to 1e.09$"),
+                            (lambda: guided_hybrid(problem, sharpness=1e-300), "sharpness=1e-300 is impossible"),
+                            (lambda: guided_dps(problem, strength=1e300), "strength=1e.300 is .* is 0 to 1e.09$"),
                             (lambda: guided_hybrid(problem, sharpness=0.0), "sharpness=0.0 is impossible"),
                             (lambda: guided_dps(problem, weight="much"), "'much'; allowed are constant and likelihood"),
                             (lambda: guided_dps(problem, weight="likelihood", loss=Reconstruction(1, 1)), "the time"),

@@ -17,7 +17,7 @@ from gnuradio.unmix import priors, signals
 from gnuradio.unmix import unmix_python as engine
 from gnuradio.unmix.demodulation import decide, matched_filter
 from gnuradio.unmix.priors.gaussian import Gaussian
-from gnuradio.unmix.separators import CancelFlag, Outcome, Problem, alpha_rgs, pnp_dr, separate
+from gnuradio.unmix.separators import CancelFlag, MethodError, Outcome, Problem, alpha_rgs, pnp_dr, separate
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
@@ -775,6 +775,23 @@ class Arguments(unittest.TestCase):
                 ({"relaxation": np.nan}, "between 0 and 2"), ({"agreement": 0.0}, "above zero"),
                 ({"agreement": np.nan}, "above zero"), ({"margin": 16}, "leave nothing")):
             self.assert_refused("pnp_dr", words, **options)
+
+    def test_options_are_refused_by_their_names_before_the_engine(self):
+        problem = Problem(np.ones((1, 640)), [priors.parse("rrc:qpsk"), priors.parse("cp-ofdm:bpsk")], [1, 1])
+        for method, options, words in (
+                (alpha_rgs, {"level_max_last": 0}, "^level_max_last=0 is impossible; allowed is 1 to 49$"),
+                (alpha_rgs, {"level_max_last": 50}, "^level_max_last=50 is impossible; allowed is 1 to 49$"),
+                (alpha_rgs, {"level_max_last": 2**40}, "^level_max_last=1099511627776 is impossible"),
+                (alpha_rgs, {"rate_max": np.inf}, "^rate_max=inf, rate_min=1e-06 is impossible; allowed are 0 <="),
+                (alpha_rgs, {"rate_min": 1.0}, "^rate_max=0.005, rate_min=1.0 is impossible"),
+                (alpha_rgs, {"weight_cap": np.nan}, "^weight_cap=nan is impossible; allowed is at least 0"),
+                (alpha_rgs, {"steps": 2**64}, "needs 1 to 1000000000 steps, not 18446744073709551616"),
+                (pnp_dr, {"agreement": np.inf}, "^agreement=inf is impossible; allowed is above 0 and at most 1e.06$"),
+                (pnp_dr, {"agreement": 0.0}, "^agreement=0.0 is impossible"),
+                (pnp_dr, {"relaxation": 2.0}, "^relaxation=2.0 is impossible; allowed is above 0 and below 2$"),
+                (pnp_dr, {"steps": 2**40}, "at least 1 step, and at most 1000000000, not 1099511627776")):
+            with self.assertRaisesRegex(MethodError, words):
+                method(problem, **options)
 
     def test_shapes(self):
         arguments = [self.y.astype(np.complex64), [p.engine() for p in self.used], np.ones((2, 2), np.float32),

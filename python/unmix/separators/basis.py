@@ -25,6 +25,9 @@ __all__ = ["basis", "basis_alpha", "basis_hard"]
 #: Levels x steps per level of arXiv 2306.14411, Appendix F; four times as many gave it "no significant gains".
 STEPS = 50 * 100
 
+#: What single precision bears of step sizes and temperatures.
+LEAST_STEP_SIZE, MOST = 1e-30, 1e9
+
 
 def basis(problem: Problem, steps: Optional[int] = None, step_size: float = 2e-4, temperature: float = 1.0,
           levels: Optional[Sequence[int]] = None, smoothing: str = "ve") -> Separation:
@@ -36,10 +39,10 @@ def basis(problem: Problem, steps: Optional[int] = None, step_size: float = 2e-4
     variance per real channel: the papers' gamma = sigma where the mixture has no noise and the SOI's gain is 1.
 
     steps: calls of each source's prior, >= 1, shared evenly between the levels (default 5,000; the cost is in
-    proportion). step_size: eta / v > 0; the default is 2306.14411's, with which the SOI's bits hardly leave the first
-    estimate's; 0.2 is 2002.07942's, for gains of about 1. temperature: >= 0; 1 samples the posterior p, T samples
-    p^(1/T) up to the step's discretisation. levels: entries of SCHEDULE, 0 .. 49, in the order of use (default
-    49 .. 0). smoothing: "ve" or "vp". Raises MethodError for values out of range.
+    proportion). step_size: eta / v, LEAST_STEP_SIZE .. MOST; the default is 2306.14411's, with which the SOI's bits
+    hardly leave the first estimate's; 0.2 is 2002.07942's, for gains of about 1. temperature: 0 .. MOST; 1 samples the
+    posterior p, T samples p^(1/T) up to the step's discretisation. levels: entries of SCHEDULE, 0 .. 49, in the order
+    of use (default 49 .. 0). smoothing: "ve" or "vp". Raises MethodError for values out of range.
     """
     chain = _Chain(steps, step_size, temperature, levels, smoothing)
 
@@ -141,11 +144,11 @@ class _Chain:
     def __init__(self, steps, step_size, temperature, levels, smoothing):
         self.steps = STEPS if steps is None else steps
         if not 1 <= self.steps < 2**32:  # a step's number is part of a 32-bit counter
-            raise MethodError(f"BASIS needs at least 1 step (and fewer than 2^32), not {steps}")
-        if not step_size > 0 or not np.isfinite(step_size):
-            raise MethodError("the step size must be finite and above zero")
-        if not temperature >= 0 or not np.isfinite(temperature):
-            raise MethodError("the temperature must be finite and not below zero")
+            raise MethodError(f"BASIS needs at least 1 step (and fewer than 2^32), not {self.steps}")
+        if not LEAST_STEP_SIZE <= step_size <= MOST:
+            raise MethodError(f"step_size={step_size} is impossible; allowed is {LEAST_STEP_SIZE:g} to {MOST:g}")
+        if not 0 <= temperature <= MOST:
+            raise MethodError(f"temperature={temperature} is impossible; allowed is 0 to {MOST:g}")
         self.levels = range(SCHEDULE.steps - 1, -1, -1) if levels is None else list(levels)
         if not self.levels or not all(0 <= level < SCHEDULE.steps for level in self.levels):
             raise MethodError(f"noise levels must be 0 to {SCHEDULE.steps - 1}, at least one of them")

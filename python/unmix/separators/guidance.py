@@ -19,6 +19,10 @@ from torch import Tensor
 
 from .common import MethodError
 
+#: The smallest first and the largest last level: with the others' levels in proportion to these, float32 holds abar,
+#: 1 - abar and (1 - abar) / abar.
+LEAST_LEVEL, MOST_LEVEL = 1e-12, 0.9999999
+
 
 @dataclass(frozen=True)
 class Step:
@@ -62,13 +66,14 @@ class Step:
 def levels(steps: int, start: float, last: float) -> np.ndarray:
     """Levels abar of one source, [steps + 1]: from start to last evenly in log abar / (1 - abar), and then 1.
 
-    The priors take any level, so the grid is as fine as there are steps. 0 < start <= last < 1, steps >= 1.
-    Raises MethodError otherwise.
+    The priors take any level, so the grid is as fine as there are steps. LEAST_LEVEL <= start <= last <=
+    MOST_LEVEL, steps 1 to 10^6. Raises MethodError otherwise.
     """
     if not 1 <= steps <= 10**6:
         raise MethodError(f"guided diffusion needs 1 to 1000000 steps, not {steps}")
-    if not 0 < start <= last < 1:
-        raise MethodError("the noise levels must be 0 < start <= last < 1")
+    if not LEAST_LEVEL <= start <= last <= MOST_LEVEL:
+        raise MethodError(f"start={start}, last={last} is impossible; allowed are {LEAST_LEVEL:g} <= start <= last <= "
+                          f"{MOST_LEVEL}")
     return np.append(shifted(np.geomspace(start / (1 - start), last / (1 - last), steps), 1.0), 1.0)
 
 
@@ -97,7 +102,10 @@ def radius(x: Tensor) -> float:
 
 
 def smooth_max(a: Tensor, b: float, sharpness: float) -> Tensor:
-    """SmoothMax_c(a, b) = log(exp(c a) + exp(c b)) / c, equation (10), without overflow."""
+    """SmoothMax_c(a, b) = log(exp(c a) + exp(c b)) / c, equation (10).
+
+    No overflow in a and b; sharpness a and sharpness b themselves must be float32.
+    """
     return torch.logaddexp(sharpness * a, torch.full_like(a, sharpness * b)) / sharpness
 
 

@@ -18,17 +18,19 @@ Each step costs one call of every prior, and but for `guided-analytical` one der
 windows, so results do not depend on the batch.
 """
 
-import math
 from typing import Callable, Optional, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import out_of_memory
 from ..priors import Prior, PriorError
 from ..wording import one_line
 from .common import GoOn, MethodError, Problem, Separation, first_estimates, in_batches
 from .guidance import (
+    LEAST_LEVEL,
+    MOST_LEVEL,
     Analytical,
     Dps,
     Dsg,
@@ -59,6 +61,11 @@ DPS_STRENGTHS = {"learned": 1.0, "wifi": 3.0, "other": 10.0}
 #: Noise levels abar of the SOI in the first and the last step.
 START, LAST = 0.001, 0.3
 
+#: Largest strength and floor, smallest and largest sharpness: chains diverge far below such a strength, a floor of 1 is
+#: above every sigma, and float32 holds these and their products.
+MOST_STRENGTH, MOST_FLOOR, SHARPNESSES = 1e9, 1e6, (1e-6, 1e9)
+
+
 #: From the sources' shares of the mixture, [K, W, 1, 1], and its noise per real channel, [W, 1, 1], to a rule.
 MakeRule = Callable[[Tensor, Tensor], Union[Dps, Likelihood, Dsg, Hybrid, Analytical]]
 
@@ -68,10 +75,10 @@ def guided_dps(problem: Problem, steps: Optional[int] = None, strength: Optional
                last: float = LAST, begin_with: str = "mixture", aligned: bool = True) -> Separation:
     """Diffusion posterior sampling: the state follows the loss's gradient times a constant.
 
-    steps: prior calls per source (default STEPS). strength: >= 0 (default: with the weight constant that of the most
-    sensitive prior, see DPS_STRENGTHS, else 1). weight: "constant", the paper's; "likelihood", Bayes' rule for white
-    Gaussian sources times strength, see guidance.Likelihood (takes the default loss only). loss: of the
-    reconstruction, default L_time alone. start, last: levels abar of the SOI, 0 < start <= last < 1. begin_with:
+    steps: prior calls per source (default STEPS). strength: 0 .. MOST_STRENGTH (default: with the weight constant
+    that of the most sensitive prior, see DPS_STRENGTHS, else 1). weight: "constant", the paper's; "likelihood", Bayes'
+    rule for white Gaussian sources times strength, see guidance.Likelihood (takes the default loss only). loss: of the
+    reconstruction, default L_time alone. start, last: levels abar of the SOI, see guidance.levels. begin_with:
     "mixture" noised to the first level, with the same noise for all sources; "estimates", common.first_estimates noised
     likewise, each with its own. aligned: the sources' symbols, not their samples, have the same signal-to-noise ratio
     in every step; False: the same level for all, as in the paper. Raises MethodError for values out of range,
@@ -84,7 +91,7 @@ def guided_dps(problem: Problem, steps: Optional[int] = None, strength: Optional
     """
     if strength is None:
         strength = 1.0 if weight == "likelihood" else min(map(_dps_strength, problem.priors))
-    _check(strength >= 0, "strength", strength, "at least 0")
+    _check("strength", strength, 0, MOST_STRENGTH)
     if weight not in ("constant", "likelihood"):
         raise MethodError(f"unknown weight '{weight}'; allowed are constant and likelihood")
     if weight == "likelihood" and loss not in (None, Reconstruction()):
@@ -100,7 +107,7 @@ def guided_dsg(problem: Problem, steps: Optional[int] = None, strength: float = 
                loss: Optional[Reconstruction] = None, start: float = START, last: float = LAST,
                begin_with: str = "mixture", aligned: bool = True) -> Separation:
     """Guidance with the spherical Gaussian constraint, see guidance.Dsg. strength: 0 .. 1; the rest as guided_dps()."""
-    _check(0 <= strength <= 1, "strength", strength, "0 to 1")
+    _check("strength", strength, 0, 1)
     return _reverse(problem, lambda *_: Dsg(strength), loss or Reconstruction(), steps, start, last, begin_with,
                     aligned)
 
@@ -108,14 +115,15 @@ def guided_dsg(problem: Problem, steps: Optional[int] = None, strength: float = 
 def guided_hybrid(problem: Problem, steps: Optional[int] = None, strength: float = 1.0, floor: float = 0.002,
                   sharpness: float = 1000.0, loss: Optional[Reconstruction] = None, start: float = START,
                   last: float = LAST, begin_with: str = "mixture", aligned: bool = True) -> Separation:
-    """The hybrid schedule, see guidance.Hybrid. strength, floor: >= 0; sharpness: > 0; the rest as guided_dps().
+    """The hybrid schedule, see guidance.Hybrid. The rest as guided_dps().
 
+    strength: 0 .. MOST_STRENGTH. floor: 0 .. MOST_FLOOR. sharpness: within SHARPNESSES.
     floor and sharpness are the paper's s_floor and c with its values. With the default levels sigma stays above the
     floor, which then does nothing: this is table 1's DSG.
     """
-    _check(strength >= 0, "strength", strength, "at least 0")
-    _check(floor >= 0, "floor", floor, "at least 0")
-    _check(sharpness > 0, "sharpness", sharpness, "above 0")
+    _check("strength", strength, 0, MOST_STRENGTH)
+    _check("floor", floor, 0, MOST_FLOOR)
+    _check("sharpness", sharpness, *SHARPNESSES)
     return _reverse(problem, lambda *_: Hybrid(strength, floor, sharpness), loss or Reconstruction(), steps, start,
                     last, begin_with, aligned)
 
@@ -124,10 +132,11 @@ def guided_analytical(problem: Problem, steps: Optional[int] = None, strength: f
                       last: float = 0.6, begin_with: str = "mixture", aligned: bool = False) -> Separation:
     """The analytical sampling rule, a baseline without gradients through priors: guidance.analytical_gradient().
 
-    strength: >= 0, 1 is Bayes' rule for flat priors; the rest as guided_dps(). Tuned likewise (strength 1, 5, 30; start
-    .1 and .28; last .6 and .99), and yet worse than the matched filter: its pull is the same for signals and for noise.
+    strength: 0 .. MOST_STRENGTH, 1 is Bayes' rule for flat priors; the rest as guided_dps(). Tuned likewise (strength
+    1, 5, 30; start .1 and .28; last .6 and .99), and yet worse than the matched filter: its pull is the same for
+    signals and for noise.
     """
-    _check(strength >= 0, "strength", strength, "at least 0")
+    _check("strength", strength, 0, MOST_STRENGTH)
     return _reverse(problem, lambda *_: Analytical(strength), None, steps, start, last, begin_with, aligned)
 
 
@@ -135,9 +144,9 @@ def _dps_strength(prior: Prior) -> float:
     return DPS_STRENGTHS["learned" if prior.learned else "wifi" if prior.info["kind"] == "wifi" else "other"]
 
 
-def _check(fine: bool, name: str, value: float, allowed: str) -> None:
-    if not (fine and math.isfinite(value)):
-        raise MethodError(f"{name}={value} is impossible; allowed is {allowed}")
+def _check(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise MethodError(f"{name}={value} is impossible; allowed is {least:g} to {most:g}")
 
 
 def _reverse(problem: Problem, make_rule: MakeRule, loss: Optional[Reconstruction], steps: Optional[int], start: float,
@@ -171,12 +180,13 @@ def _reverse(problem: Problem, make_rule: MakeRule, loss: Optional[Reconstructio
 
 
 def _grids(problem: Problem, steps: int, start: float, last: float, aligned: bool) -> list[np.ndarray]:
-    """Each source's levels, K of [steps + 1], within those that its prior was trained for."""
+    """Each source's levels, K of [steps + 1], within those that its prior was trained for and float32 can hold."""
     base = levels(steps, start, last)[:-1]
     bands = [(-0.5, 0.5) if prior.band is None or not aligned else prior.band for prior in problem.priors]
     found = []
     for prior, band in zip(problem.priors, bands, strict=True):
         grid = shifted(base / (1 - base), (band[1] - band[0]) / (bands[0][1] - bands[0][0]))
+        grid = grid.clip(LEAST_LEVEL, MOST_LEVEL)
         trained = prior.info.get("alpha_bar")
         if trained is not None:
             first, end = np.clip(grid[[0, -1]], *trained)
@@ -226,6 +236,8 @@ def _posterior_mean(part: Problem, k: int, x: Tensor, step: Step) -> Tensor:
     except PriorError:
         raise
     except Exception as error:  # noqa: BLE001 (TorchScript raises what the prior's code raises, behind its stack trace)
+        if out_of_memory(error):
+            raise
         raise PriorError(f"the prior {part.priors[k].name} failed: {_last_line(error)}") from None
 
 
@@ -235,8 +247,10 @@ def _derivative(part: Problem, k: int, mean: Tensor, state: Tensor, pull: Tensor
     if mean.requires_grad:
         try:
             (found,) = torch.autograd.grad(mean, state, pull, allow_unused=True)
-        except RuntimeError:  # an operation on the way without a derivative
-            found = None
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            found = None  # an operation on the way has no derivative
     if found is None:
         raise PriorError(f"the prior {part.priors[k].name} gives no gradient, which guided diffusion needs; allowed "
                          "for it are guided-analytical and the methods that are not guided")

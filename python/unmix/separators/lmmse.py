@@ -12,6 +12,9 @@ from .moments import LinearModel, Moments
 #: captures, whose noise does not show in the spectrum where it is 30 dB below the interference, 1e-4 does better.
 REGULARISATION = 1e-6
 
+#: The largest regularisation: it leaves nothing of the sources, and more would overflow.
+MOST_REGULARISATION = 1e30
+
 
 def lmmse(problem: Problem, regularisation: float = REGULARISATION) -> Separation:
     """LMMSE with stationary interference: equation (67) of arXiv 2306.14411, appendix E.2, and its closed form.
@@ -20,8 +23,8 @@ def lmmse(problem: Problem, regularisation: float = REGULARISATION) -> Separatio
     where they are known (side information, or a synchronised prior), of the others averaged over start and phase, or a
     spectrum's, see moments.LinearModel. The other sources are estimated alike. The result is linear: no decisions.
 
-    regularisation: >= 0, see REGULARISATION. Raises PriorError for a prior without known covariance, MethodError for a
-    regularisation out of range.
+    regularisation: 0 .. MOST_REGULARISATION, see REGULARISATION. Raises PriorError for a prior without known
+    covariance, MethodError for a regularisation out of range.
     """
     return _lmmse(problem, False, regularisation)
 
@@ -45,6 +48,8 @@ def lmmse_cyclic(problem: Problem, regularisation: float = REGULARISATION) -> Se
 def _lmmse(problem: Problem, cyclic: bool, regularisation: float) -> Separation:
     if not 0 <= regularisation < np.inf:
         raise MethodError(f"the regularisation must be finite and not below zero, not {regularisation:g}")
+    if regularisation > MOST_REGULARISATION:
+        raise MethodError(f"the regularisation must be at most {MOST_REGULARISATION:g}, not {regularisation:g}")
     for k in range(len(problem.priors)):  # a prior without moments is refused before anything is done
         LinearModel(problem.part(0, 1), k, cyclic or k == 0)
     solved: dict = {}  # the last factorisation alone: one may take 200 MB

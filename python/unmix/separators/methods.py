@@ -7,10 +7,11 @@ import types
 import typing
 from typing import Any, Optional
 
+from ..wording import one_line
 from .alpha_rgs import alpha_rgs
 from .basis import basis, basis_alpha, basis_hard
 from .best_of import best_of
-from .common import Problem, Separation
+from .common import MethodError, Problem, Separation
 from .guided import guided_analytical, guided_dps, guided_dsg, guided_hybrid
 from .lmmse import lmmse, lmmse_cyclic
 from .matched_filter import matched_filter
@@ -42,6 +43,9 @@ METHODS = {
 RANDOM = ("alpha-rgs", "basis", "basis-alpha", "basis-hard", "guided-analytical", "guided-dps", "guided-dsg",
           "guided-hybrid", "reverse-diffusion")
 
+#: The largest number of restarts.
+MOST_RESTARTS = 10**6
+
 
 def resolve_method(text: str) -> str:
     """The method for a text or "auto", with its options. Raises ValueError for an unknown method or option."""
@@ -62,6 +66,8 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
     """
     name, options = split_method(method)
     restarts = options.pop("restarts", 1)
+    if not 1 <= restarts <= MOST_RESTARTS:
+        raise MethodError(f"restarts={restarts} is impossible; allowed is 1 to {MOST_RESTARTS}")
     if takes_steps(name):
         options["steps"] = steps
     elif steps is not None:
@@ -109,8 +115,14 @@ def _value(name: str, key: str, text: str, kind: type) -> Any:
     except (KeyError, ValueError):
         pass
     allowed = {bool: "yes or no", float: "a number", int: "a whole number", str: "a name"}[kind]
-    raise ValueError(f"the option {key} of the method {name} must be {allowed}, not '{text}'")
+    raise ValueError(f"the option {key} of the method {name} must be {allowed}, not '{one_line(text)}'")
 
 
 def _text(value: Any) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    """The text of exactly this value; a float's has six digits where they do, else as many as it takes."""
+    if isinstance(value, bool):
+        return ("no", "yes")[value]
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value).removesuffix(".0")
+    return str(value)

@@ -7,6 +7,9 @@ import numpy as np
 
 from .common import MethodError, Problem, Separation, in_batches
 
+#: The smallest noise variance: in float32, abar = 1 - variance must be below 1.
+LEAST_VARIANCE = 1e-7
+
 
 def reverse_diffusion(problem: Problem, steps: Optional[int] = None, start: float = 0.005, end: float = 1e-4
                       ) -> Separation:
@@ -16,18 +19,18 @@ def reverse_diffusion(problem: Problem, steps: Optional[int] = None, start: floa
     SOI, whose prior is not asked, is what the result leaves of the mixture. Only at low SIR is the SOI as weak as the
     noise that the chain begins with.
 
-    steps: noise levels, one call of the interference's prior at each, >= 1 (default 10, the paper's). start, end: noise
-    variance 1 - abar per real channel, at the first and the last level, in even steps between; 0 < end <= start < 1
-    (defaults: the paper's, which it found by trials; its spacing is not given and matters little). The step from the
-    last level has no noise. Raises MethodError for values out of range and for other than two sources.
+    steps: noise levels, one call of the interference's prior at each, 1 to 10^6 (default 10, the paper's). start, end:
+    noise variance 1 - abar per real channel, at the first and the last level, in even steps between; LEAST_VARIANCE <=
+    end <= start < 1 (defaults: the paper's, which it found by trials; its spacing is not given and matters little). The
+    step from the last level has no noise. Raises MethodError for values out of range and for other than two sources.
     """
     if len(problem.priors) != 2:
         raise MethodError("reverse-diffusion separates two sources only: it takes one for noise on the other")
     steps = 10 if steps is None else steps
-    if not 1 <= steps < 2**32:  # a step's number is part of a 32-bit counter
-        raise MethodError(f"reverse-diffusion needs at least 1 step (and fewer than 2^32), not {steps}")
-    if not 0 < end <= start < 1:
-        raise MethodError("the noise variances must satisfy 0 < end <= start < 1")
+    if not 1 <= steps <= 10**6:
+        raise MethodError(f"reverse-diffusion needs 1 to 1000000 steps, not {steps}")
+    if not LEAST_VARIANCE <= end <= start < 1:
+        raise MethodError(f"start={start}, end={end} is impossible; allowed are {LEAST_VARIANCE:g} <= end <= start < 1")
     level = 1 - np.linspace(start, end, steps)
 
     def method(part, go_on):

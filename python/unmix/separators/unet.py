@@ -20,6 +20,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
+from ..memory import out_of_memory
 from ..priors import Prior, PriorError, parse
 from ..priors.archive import MOST_METADATA, read_archive
 from ..wording import one_line
@@ -147,6 +148,8 @@ def _run(module: torch.jit.ScriptModule, windows: np.ndarray, origin: str, probl
         usable = isinstance(answer, torch.Tensor) and answer.shape == planes.shape and answer.is_floating_point()
         answer = answer.float().cpu().numpy() if usable else None
     except Exception as error:  # noqa: BLE001 (TorchScript raises what the file's code raises, behind its stack trace)
+        if out_of_memory(error):
+            raise
         raise MethodError(one_line(f"the network of {origin} fails: {_reason(error)}")) from None
     finally:
         torch.set_num_threads(threads)
