@@ -12,6 +12,7 @@ overlapping windows, of which the interiors are joined. Both take the SIR and th
 
 import functools
 import math
+import re
 import sys
 import time
 from dataclasses import replace
@@ -25,6 +26,7 @@ from benchmark_plots import paper_case, plot
 from benchmark_rows import (
     fingerprint,
     finite_or_text,
+    input_files,
     interval,
     load_rows,
     mean_squared_error,
@@ -120,6 +122,7 @@ def key_of(job, args, device):
     return {"method": job.method, "soi": args.soi, "interference": args.interference, "protocol": args.protocol,
             "streams": args.streams, "sir_db": job.sir_db, "snr_db": finite_or_text(job.snr_db),
             "steps_limit": job.steps, "omega": job.omega, "asked_windows": args.windows, "window": args.window,
+            "batch": args.batch if args.protocol == "stream" else None,  # levels and trackers learn batch by batch
             "seed": args.seed, "device": device, "soi_signal": soi.name,
             "interference_signal": interference.name if interference else None, "soi_timing": args.soi_timing,
             "mixtures": args.mixtures, "files": args.fingerprints[job.method]}
@@ -178,25 +181,33 @@ def warm_up(jobs, args, device):
             pass  # where it refuses the job too, measure_all() says so; the next job may suit it
 
 
+def soi_prior(args):
+    """The SOI's prior, whose ends are the protocol's where --soi says none. Raises ValueError."""
+    prior = priors.parse(args.soi)
+    if prior.info["kind"] == "rrc" and prior.info.get("sync") == "auto":
+        raise ValueError(f"--soi {args.soi} follows its timing along a capture (sync=auto); the benchmark takes "
+                         "sync=known, where it is told, or sync=unknown, where each window shows it")
+    if not args.soi.strip().startswith("rrc:") or re.search(r",\s*ends=", args.soi):
+        return prior
+    # isolated windows have no neighbours; a stream's windows do
+    return priors.parse(f"{args.soi},ends={'stream' if args.protocol == 'stream' else 'isolated'}")
+
+
 def prepare(argv):
     """The parsed arguments with priors, signals, mixtures, rows and device. Raises ValueError or OSError."""
     args = arguments(argv, __doc__)
-    # Isolated windows have no neighbours; a stream's windows do.
-    ends = "stream" if args.protocol == "stream" else "isolated"
-    args.priors = [priors.parse(f"{args.soi},ends={ends}" if args.soi.startswith("rrc:") else args.soi),
-                   priors.parse(args.interference)]
-    if args.mixtures and args.protocol != "isolated":
-        raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
+    args.priors = [soi_prior(args), priors.parse(args.interference)]
     args.signals = find_signals(args, *args.priors)
     soi, interference = args.signals
     args.given = load_mixtures(args.mixtures, soi.modulation) if args.mixtures else None
-    if args.given:
+    if args.given is not None:
         made = [group[0] for group in args.given.values()]
         args.window, args.windows = made[0].shape[1], sum(map(len, made))
         if not all(abs(s) <= MOST_DB for s in args.given):
             raise ValueError(f"the sir_db of {args.mixtures} must be finite, at most {MOST_DB} dB either way")
     if args.window < soi.sps:
-        raise ValueError(f"--window must be at least one symbol, {soi.sps} samples, not {args.window}")
+        whose = f"the windows of {args.mixtures}" if args.mixtures else "--window"
+        raise ValueError(f"{whose} must be at least one symbol, {soi.sps} samples, not {args.window}")
     for prior in args.priors:
         if prior.tracker is not None and args.protocol == "isolated":
             raise ValueError(f"the prior {prior.name} follows its signal from window to window; take --protocol stream")
@@ -207,10 +218,9 @@ def prepare(argv):
         if args.window < least:
             raise ValueError(f"the prior {prior.name} needs windows of at least {least} samples, not {args.window}")
     args.rows = load_rows(args.json)
-    texts = [args.soi, args.interference, args.mixtures or "", *(args.interference_signal or [])]
-    common = fingerprint(texts)
-    files = {method: method_files(*split_method(method)) for method in args.methods}
-    args.fingerprints = {method: fingerprint(texts, own) if own else common for method, own in files.items()}
+    common = input_files(args)
+    args.fingerprints = {method: fingerprint([*common, *method_files(*split_method(method))])
+                         for method in args.methods}
     device = choose_device(args.device)
     for prior in args.priors:
         prior.engine(device)
@@ -222,13 +232,13 @@ def prepare(argv):
 
 def measure_all(args, device, jobs):
     """Measure what is not there yet: all rows that were asked for, the sentence of each job that its method refuses,
-    and whether the rest is complete."""
+    and the exit code: 0, 2 where rows could not be saved, 3 after an interrupt."""
     keys = {job: key_of(job, args, device) for job in jobs}
     found = {job: row for job in jobs for row in args.rows if all(row.get(n) == v for n, v in keys[job].items())}
     pending = [job for job in jobs if job not in found]
-    per_row = max(1, args.windows // len(args.given)) if args.given else args.windows
+    per_row = args.windows if args.given is None else max(1, args.windows // len(args.given))
     progress = Progress(pending, list(found.values()), per_row)
-    made, point, complete, refused = None, None, True, {}
+    made, point, code, refused = None, None, 0, {}
     try:
         warm_up(pending, args, device)
         for job in pending:
@@ -244,11 +254,13 @@ def measure_all(args, device, jobs):
                 progress.skipped()
                 continue
             args.rows.append(found[job])
-            if args.json:
-                save(args.rows, args.json)
+            if args.json and (code := written(f"--json {args.json}", save, args.rows, args.json)):
+                print("benchmark.py: stopped; the rows saved before are kept, and the table shows the last one too",
+                      file=sys.stderr)
+                break
             progress.finished(found[job])
     except KeyboardInterrupt:
-        complete = False
+        code = 3
         done = len(found) - (len(jobs) - len(pending))
         print(f"benchmark.py: stopped after {done} of {len(pending)} rows; "
               + (f"{args.json} has them, and the same command goes on" if args.json else "they are in the table"),
@@ -256,30 +268,47 @@ def measure_all(args, device, jobs):
     finally:
         progress.bar.close()
     ordered = sorted(found, key=jobs.index)
-    return [found[job] for job in ordered], refused, complete
+    return [found[job] for job in ordered], refused, code
 
 
-def main(argv=None):
+def written(output, write, *values):
+    """Call write(*values): 0, or 2 where the output, in words, cannot be written, with a sentence that says so."""
+    try:
+        write(*values)
+    except OSError as error:
+        print(f"benchmark.py: {output} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(argv=None):
+    """The exit code, and the rows that this run asked for, those that are there."""
     try:
         args, device = prepare(argv)
         jobs = make_jobs(args, args.given)
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
+        return 2, []
     print(f"device {device}, {args.protocol} windows; SOI {args.signals[0].name}, timing {args.soi_timing}; "
           f"interference {args.mixtures or args.signals[1].name}", file=sys.stderr)
-    rows, refused, complete = measure_all(args, device, jobs)
+    rows, refused, code = measure_all(args, device, jobs)
     if refused and not rows:
-        return 2 if complete else 3
+        return code or 2, []
     rows.sort(key=lambda r: [list(args.snr_db).index(float(r["snr_db"])), args.methods.index(r["method"]),
                              r["omega"] or 0, r["sir_db"]])
+    failed = 0
     if args.table == "-":
         print("\n".join([table(rows), *refusals(refused)]))
     else:
-        Path(args.table).write_text("\n".join([summary(rows, paper_case), *refusals(refused)]))
+        text = "\n".join([summary(rows, paper_case), *refusals(refused)])
+        failed |= written(f"--table {args.table}", lambda: Path(args.table).write_text(text, encoding="utf-8"))
     if args.plots:
-        plot(rows, args.plots)
-    return 3 if not complete else 2 if refused and len(args.methods) == 1 else 0
+        failed |= written(f"--plots {args.plots}", plot, rows, args.plots)
+    return code or failed or (2 if refused and len(args.methods) == 1 else 0), rows
+
+
+def main(argv=None):
+    return run(argv)[0]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Job:
 def make_jobs(args, given) -> list[Job]:
     """All rows that are asked for. Methods come innermost: after the first point each one's time is known."""
     return [Job(method, args.steps[method], omega, sir_db, snr_db)
-            for snr_db in args.snr_db for sir_db in (sorted(given) if given else args.sir_db)
+            for snr_db in args.snr_db for sir_db in (args.sir_db if given is None else sorted(given))
             for method in args.methods
             for omega in ((args.omega or [None]) if takes_omega(method) else [None])]
 

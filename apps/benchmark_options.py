@@ -4,14 +4,20 @@
 import argparse
 import inspect
 import math
+import os
 from pathlib import Path
 from typing import Optional, Sequence
 
+from benchmark_rows import DEFAULT_BATCH
 from gnuradio.unmix import separators
+from gnuradio.unmix.outputs import same_file
 from gnuradio.unmix.separators.methods import split_method
+from gnuradio.unmix.settings import check_settings
 
 #: Beyond these dB single precision runs out.
 MOST_DB = 300
+#: What mixtures made elsewhere say themselves.
+DEFAULTS = {"sir_db": [-24, -21, -18, -15, -12, -9, -6, -3], "windows": 100, "window": 2560}
 
 
 def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Namespace:
@@ -29,13 +35,16 @@ def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Names
     parser.add_argument("--soi-timing", choices=["known", "random"], default="known",
                         help="random: fractional timing and phase anew in every window (stream: in every stream), for "
                              "SOI priors that know neither; bits are counted with the true ones")
-    parser.add_argument("--sir-db", type=float, nargs="+", default=[-24, -21, -18, -15, -12, -9, -6, -3])
+    parser.add_argument("--sir-db", type=float, nargs="+", metavar="dB",
+                        help="power of the SOI over the interference's (default "
+                             f"{' '.join(map(str, DEFAULTS['sir_db']))})")
     parser.add_argument("--snr-db", nargs="+", default=["inf"], metavar="dB",
-                        help="white noise below the SOI; inf: none")
+                        help="white noise below the SOI, inf: none (default); with --mixtures the one level that is in "
+                             "them already, which the methods are told")
     parser.add_argument("--methods", default="pnp-dr", metavar="METHOD,...",
                         help=f"{', '.join(sorted(separators.METHODS))}; with options as in pnp-dr:start=lmmse-cyclic")
-    parser.add_argument("--windows", type=int, default=100)
-    parser.add_argument("--window", type=int, default=2560, help="samples")
+    parser.add_argument("--windows", type=int, help=f"mixtures a point (default {DEFAULTS['windows']})")
+    parser.add_argument("--window", type=int, help=f"samples (default {DEFAULTS['window']})")
     parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated")
     parser.add_argument("--streams", type=int, default=1, metavar="N",
                         help="stream: divide the windows among N streams, as short recordings need")
@@ -45,7 +54,9 @@ def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Names
     parser.add_argument("--omega", type=float, nargs="+", metavar="FACTOR",
                         help="omega / kappa^2, the weight of the interference's term, for methods that take one; each "
                              "factor gives rows of its own (default: the method's)")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH,
+                        help="windows worked on at a time; in streams, where trackers learn batch by batch, another "
+                             "batch gives other rows (default %(default)s)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE",
@@ -58,32 +69,40 @@ def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Names
                         help="draw BER and MSE against SIR here, one picture for each interference and SNR, with the "
                              "paper's curves where the case is the paper's")
     parser.add_argument("--mixtures", metavar="FILE.npz",
-                        help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known")
+                        help="take mixtures from here: mixture [W, L], sir_db [W]; soi [W, L], bits [W, n] if known; "
+                             "they say themselves what --sir-db, --windows and --window would")
     args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        if value == "":
+            raise ValueError(f"--{name.replace('_', '-')} must not be empty")
     args.methods = list(dict.fromkeys(separators.resolve_method(m) for m in args.methods.split(",")))
-    if args.mixtures and (args.interference_signal or args.recording_part or args.soi_timing == "random"):
-        raise ValueError("--mixtures are made already; leave out --interference-signal, --recording-part and "
-                         "--soi-timing")
+    if args.mixtures:
+        check_mixtures_alone(args)
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.soi_timing == "random" and "matched-filter" in args.methods:
         raise ValueError("the method matched-filter needs the timing; leave out --soi-timing random")
     try:
-        args.snr_db = [float(s) for s in args.snr_db]
+        args.snr_db = list(dict.fromkeys(map(float, args.snr_db)))  # a point that is named twice is one point
     except ValueError:
         raise ValueError(f"--snr-db must be numbers of dB or inf, not {' '.join(args.snr_db)}") from None
+    args.sir_db = list(dict.fromkeys(args.sir_db))
+    if args.mixtures and len(args.snr_db) > 1:
+        raise ValueError("--mixtures have their noise already; --snr-db states its one level, not several")
     args.steps = steps_of(args.steps, args.methods)
     if args.omega is not None:
+        args.omega = list(dict.fromkeys(args.omega))
         if args.protocol != "isolated":
             raise ValueError("--omega needs isolated windows; leave out --protocol stream")
         if not all(math.isfinite(f) and f > 0 for f in args.omega):
             raise ValueError("--omega must be finite and above 0")
         if not any(map(takes_omega, args.methods)):
             raise ValueError(f"none of the methods {', '.join(args.methods)} takes --omega")
-    for option in ("json", "plots", "table"):
-        path = getattr(args, option)
-        if path and not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"the folder of --{option} {path} does not exist")
-    if args.windows < 1 or args.batch < 1 or args.window < 1:
-        raise ValueError("--windows, --window and --batch must be at least 1")
+    check_outputs(args)
+    if args.windows < 1:
+        raise ValueError(f"--windows must be at least 1, not {args.windows}")
+    check_settings(window=args.window, batch=args.batch, seed=args.seed, option="--{}".format)
     if args.streams != 1 and (args.protocol == "isolated" or not 1 <= args.streams <= args.windows):
         raise ValueError("--streams divides the windows of --protocol stream; allowed are 1 to --windows")
     if not all(abs(s) <= MOST_DB for s in args.sir_db):
@@ -91,6 +110,41 @@ def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Names
     if not all(abs(s) <= MOST_DB or s == math.inf for s in args.snr_db):
         raise ValueError(f"--snr-db must be finite, at most {MOST_DB} dB either way, or inf")
     return args
+
+
+def check_mixtures_alone(args: argparse.Namespace) -> None:
+    """Raise ValueError where an option says what the --mixtures say themselves."""
+    made = {"interference_signal": None, "recording_part": None, "soi_timing": "known", **dict.fromkeys(DEFAULTS)}
+    given = [f"--{name.replace('_', '-')}" for name, default in made.items() if getattr(args, name) != default]
+    if given:
+        raise ValueError(f"--mixtures are made already; leave out {' and '.join(given)}")
+    if args.protocol != "isolated":
+        raise ValueError("--mixtures are isolated windows; leave out --protocol stream")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise ValueError where --json, --table or --plots names what cannot be written, before hours of work."""
+    outputs = {"json": args.json, "table": None if args.table == "-" else args.table, "plots": args.plots}
+    outputs = {option: Path(path) for option, path in outputs.items() if path is not None}
+    for option, path in outputs.items():
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise ValueError(f"the folder of --{option} {path} does not exist")
+        if option == "plots":
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"--plots {path} exists and is no folder; name another")
+        elif path.is_dir():
+            raise ValueError(f"--{option} {path} is a folder; name a file")
+        elif option == "json" and path.exists() and not path.is_file():
+            raise ValueError(f"--json {path} is no plain file; name another")
+        # rows replace their file, so that the folder must be writable; the others are written where they are
+        target = path if option != "json" and path.exists() else folder
+        if not os.access(target, os.W_OK):
+            raise ValueError(f"--{option} {path} cannot be written: the permissions of {target} do not allow it")
+    table = outputs.get("table")
+    for option, other in (("json", args.json), ("mixtures", args.mixtures)):
+        if table is not None and other is not None and same_file(table, Path(other)):
+            raise ValueError(f"--table {table} would overwrite --{option}; name another file")
 
 
 def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]]:
@@ -106,6 +160,7 @@ def steps_of(text: Optional[str], methods: list[str]) -> dict[str, Optional[int]
         name, equals, number = part.strip().rpartition("=")
         if not number.isdecimal() or int(number) < 1:
             raise ValueError(f"--steps must be at least 1, such as 2000 or 2000,alpha-rgs=20000, not {text}")
+        check_settings(steps=int(number), option="--{}".format)
         if equals:
             name = separators.resolve_method(name)
         if equals and name not in methods:

@@ -7,15 +7,19 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Sequence
 
 import numpy as np
 import scipy.stats
 import torch
 from gnuradio.unmix import priors
+from gnuradio.unmix.outputs import files_behind, files_of_prior
 from gnuradio.unmix.priors.spec import SHIPPED
 from gnuradio.unmix.separators.unet import SHIPPED as SHIPPED_NETWORKS
 from row_files import read_rows
+
+#: Batch of stream rows that do not say theirs.
+DEFAULT_BATCH = 64
 
 
 def interval(errors: np.ndarray, bits_per_window: int) -> list[float]:
@@ -56,14 +60,25 @@ def mean_squared_error(estimate: np.ndarray, truth: np.ndarray, cluster: int) ->
     return value, [float(min(low, value)), float(max(high, value))]
 
 
-def files_of(text: str) -> list[Path]:
-    """Files that a specification, a file's name or the name of a shipped prior means, each with its SigMF twin."""
-    if text in priors.shipped():
-        return [SHIPPED / f"{text}.pt"]
-    candidates = [text, *(part.rpartition("=")[2] for part in re.sub("^[a-z-]+:", "", text).split(","))]
-    found = {Path(c).with_suffix(suffix) if c.endswith((".sigmf-meta", ".sigmf-data")) else Path(c)
-             for c in candidates for suffix in (".sigmf-meta", ".sigmf-data")}
-    return sorted(f for f in found if f.is_file())
+def prior_files(spec: str) -> list[Path]:
+    """Files that a prior's specification is made from; empty for closed forms."""
+    spec = spec.strip()
+    if spec in priors.shipped():  # before a file of that name, as priors.parse() has it
+        return [SHIPPED / f"{spec}.pt"]
+    if spec.startswith("cp-ofdm:"):  # its parameters may be those of a recording, whose name may hold commas
+        parts = [part.strip() for part in re.split(r",(?=\s*(?:[a-z]+=|$))", spec)]
+        named = [part.removeprefix("recording=") for part in parts if part.startswith("recording=")]
+        return [file for name in named for file in recording_files(name)]
+    return _there(files_of_prior(spec))
+
+
+def recording_files(name: str) -> list[Path]:
+    """Files of a recording, however it is named: of SigMF metadata and data."""
+    return _there(files_behind(name))
+
+
+def _there(files: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in set(files) if file.is_file())
 
 
 def method_files(name: str, options: dict) -> list[Path]:
@@ -76,9 +91,19 @@ def method_files(name: str, options: dict) -> list[Path]:
     return [file] if file.is_file() else []
 
 
-def fingerprint(texts: Iterable[str], more: Iterable[Path] = ()) -> Optional[str]:
-    """16 hexadecimal digits of the contents of all files that the texts name, and of more; None without any."""
-    digest, files = hashlib.sha256(), [*(file for text in texts for file in files_of(text)), *more]
+def input_files(args) -> list[Path]:
+    """Files that a run of benchmark.py works with, whatever the method: of its priors, mixtures and recordings."""
+    files = [*prior_files(args.soi), *prior_files(args.interference)]
+    if args.mixtures is not None:
+        files.append(Path(args.mixtures))
+    for name in args.interference_signal or ():
+        files += prior_files(name) if name.startswith("cp-ofdm:") else recording_files(name)
+    return files
+
+
+def fingerprint(files: Sequence[Path]) -> Optional[str]:
+    """16 hexadecimal digits of the contents of files; None without any."""
+    digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
@@ -107,6 +132,8 @@ def load_rows(path: Optional[str]) -> list[dict]:
         row.setdefault("soi_timing", "known")
         row.setdefault("streams", 1)
         row.setdefault("omega", None)
+        # every stream was made with the default then, in isolated windows batches decide nothing
+        row.setdefault("batch", DEFAULT_BATCH if row.get("protocol") == "stream" else None)
     return rows
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What benchmark.py mixes: an SOI with known bits, simulated OFDM, recordings, and mixtures made elsewhere."""
 
+import contextlib
 import math
 import re
 
@@ -10,6 +11,9 @@ import torch
 from gnuradio.unmix import captures, demodulation, priors, signals
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.priors.rrc import pulse_at, taps
+
+#: Of samples in mixtures made elsewhere; streams take no larger ones either.
+LARGEST = 1e18
 
 
 class SoiSignal:
@@ -178,6 +182,8 @@ def find_signals(args, soi, interference):
     if spec is None:
         raise ValueError("--soi must describe a linear modulation (rrc:...), whose bits can be counted, or give "
                          "--soi-signal")
+    if args.soi_signal is not None and re.search(r",\s*sync=auto\s*(,|$)", args.soi_signal):
+        raise ValueError(f"--soi-signal {args.soi_signal} is simulated, not searched for; leave out sync=auto")
     random = args.soi_timing == "random"
     if random and not timing_is_free(soi):
         raise ValueError(f"the prior {soi.name} takes timing and phase for known, --soi-timing random needs one that "
@@ -207,27 +213,61 @@ def generate(soi, interference, windows, samples, sir_db, snr_db, seed, tails=0)
 def load_mixtures(path, soi_shape):
     """Mixtures made elsewhere, grouped by SIR: {sir_db: (mixture, soi or None, bits or None)}.
 
-    Raises ValueError for arrays that are missing or do not fit.
+    soi_shape: the SOI's modulation. Raises ValueError, in a sentence that names file and array, for files that cannot
+    be read and arrays that are missing or do not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {key: data[key] for key in ("mixture", "sir_db", "soi", "bits") if key in data}
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not an .npz file of plain arrays") from None
+    arrays = _plain_arrays(path, {"mixture": "iufc", "sir_db": "iuf", "soi": "iufc", "bits": "biuf"})
     if "mixture" not in arrays or "sir_db" not in arrays:
         raise ValueError(f"{path} must hold the arrays mixture [W, L] and sir_db [W]")
-    mixture, sir = arrays["mixture"].astype(np.complex64), arrays["sir_db"]
-    soi, bits = arrays.get("soi"), arrays.get("bits")
-    if mixture.ndim != 2 or sir.shape != mixture.shape[:1] or not np.isfinite(mixture).all():
-        raise ValueError(f"mixture in {path} must be finite and [W, L], with one sir_db for each window")
-    if soi is not None and soi.shape != mixture.shape:
-        raise ValueError(f"soi in {path} must have the mixture's shape {list(mixture.shape)}")
+    mixture, sir = arrays["mixture"], arrays["sir_db"]
+    if mixture.ndim != 2 or 0 in mixture.shape:
+        raise ValueError(f"mixture in {path} must be [W, L], at least one window of at least one sample, not "
+                         f"{list(mixture.shape)}")
+    if sir.shape != mixture.shape[:1]:
+        raise ValueError(f"sir_db in {path} must have one number for each window, {list(mixture.shape[:1])}, not "
+                         f"{list(sir.shape)}")
     expected = (len(mixture), len(range(round(soi_shape["first"]), mixture.shape[1], soi_shape["samples_per_symbol"]))
                 * cons.bits_per_symbol(soi_shape["constellation"]))
-    if bits is not None and bits.shape != expected:
-        raise ValueError(f"bits in {path} must be {list(expected)} for the SOI given")
+    for name, shape, why in (("soi", mixture.shape, "as the mixture"), ("bits", expected, "for the SOI given")):
+        if name in arrays and arrays[name].shape != shape:
+            raise ValueError(f"{name} in {path} must be {list(shape)} {why}, not {list(arrays[name].shape)}")
+    for name in {"mixture", "soi"} & arrays.keys():
+        with np.errstate(over="ignore"):  # what single precision cannot hold is refused in the next line
+            arrays[name] = arrays[name].astype(np.complex64)
+        if not np.all(np.abs(arrays[name]) <= LARGEST):
+            raise ValueError(f"{name} in {path} must be finite, at most {LARGEST:g} in magnitude")
+    if "soi" in arrays and not np.all(np.mean(np.abs(arrays["soi"]) ** 2, axis=1, dtype=float) > 0):
+        raise ValueError(f"soi in {path} must have some power in every window; at least one is silent")
+    if "bits" in arrays and not np.isin(arrays["bits"], (0, 1)).all():
+        raise ValueError(f"bits in {path} must all be 0 or 1")
+    columns = [arrays.get(name) for name in ("mixture", "soi", "bits")]
     groups = {}
     for level in np.unique(sir):
         of_level = sir == level
-        groups[float(level)] = tuple(None if a is None else a[of_level] for a in (mixture, soi, bits))
+        groups[float(level)] = tuple(None if a is None else a[of_level] for a in columns)
     return groups
+
+
+def _plain_arrays(path, kinds):
+    """Arrays of an .npz file whose names are in `kinds`, {name: letters of the NumPy kinds that it may have}."""
+    arrays = {}
+    with contextlib.ExitStack() as files:
+        try:
+            data = np.load(files.enter_context(open(path, "rb")), allow_pickle=False)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+        except Exception:  # noqa: BLE001 (of files that are damaged or something else NumPy raises all kinds)
+            data = None
+        if not isinstance(data, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} is not an .npz file of plain arrays")
+        files.enter_context(data)
+        for name in [name for name in kinds if name in data]:
+            try:
+                arrays[name] = data[name]
+            except Exception:  # noqa: BLE001 (see above; an array of Python objects is among them)
+                raise ValueError(f"{name} in {path} cannot be read: it is damaged, or no plain array") from None
+            kind = arrays[name].dtype.kind if isinstance(arrays[name], np.ndarray) else "?"
+            if kind not in kinds[name]:
+                allowed = "real or complex numbers" if "c" in kinds[name] else "real numbers"
+                raise ValueError(f"{name} in {path} must be a plain array of {allowed}")
+    return arrays

@@ -5,7 +5,7 @@ from typing import Callable, Optional
 
 #: What a row's case is besides its method and point: fields that tell the series of a table or picture apart.
 SERIES = ("method", "omega", "steps_limit", "soi", "interference", "protocol", "soi_timing", "soi_signal", "window",
-          "asked_windows", "seed", "device")
+          "asked_windows", "streams", "batch", "seed", "device")
 
 
 def table(rows: list[dict]) -> str:
@@ -55,7 +55,8 @@ def series(rows: list[dict]) -> dict[str, list[dict]]:
             value = row.get(field)
             if value is not None:
                 parts.append({"omega": f"ω = {value} κ²", "steps_limit": f"{value} steps",
-                              "asked_windows": f"{value} windows", "seed": f"seed {value}",
+                              "asked_windows": f"{value} windows", "streams": f"{value} streams",
+                              "batch": f"batches of {value}", "seed": f"seed {value}",
                               "window": f"{value} samples"}.get(field, str(value)))
         found.setdefault(", ".join(parts), []).append(row)
     return {name: sorted(own, key=lambda r: r["sir_db"]) for name, own in found.items()}

@@ -15,7 +15,6 @@ import benchmark
 import numpy as np
 import toy_landscapes as toy
 from benchmark_plots import COLOURS, PAPER, PAPER_METHODS
-from benchmark_rows import load_rows
 from gnuradio.unmix import separators
 from gnuradio.unmix.separators.unet import SHIPPED as NETWORKS
 
@@ -111,11 +110,14 @@ def figure_5(args):
 
 
 def run_benchmark(args, name, methods, *more, plots=True):
-    """Rows of a benchmark run into <out>/figure_<name>.json; methods that this build lacks are left out, and named.
+    """Rows of a benchmark run into <out>/figure_<name>.json, those that it asked for and not what else the file has;
+    methods that this build lacks are left out, and named.
 
     Raises SystemExit with benchmark.py's exit code where it is not 0.
     """
-    asked = args.methods.split(",") if args.methods else methods
+    asked = methods if args.methods is None else args.methods.split(",")
+    if not all(m.strip() for m in asked):
+        raise ValueError(f"--methods must be names with commas between them, not '{args.methods}'")
     missing = [m for m in asked if m.partition(":")[0] not in (*separators.METHODS, "auto")]  # options follow a colon
     asked = [m for m in asked if m not in missing]
     if not asked:
@@ -126,17 +128,22 @@ def run_benchmark(args, name, methods, *more, plots=True):
     argv = ["--methods", ",".join(asked), "--json", str(file), "--seed", str(args.seed), "--device", args.device,
             "--table", str(args.out / f"figure_{name}.md"), *more]
     if not any(m == "--windows" for m in more):
-        argv += ["--windows", str(args.windows or 100)]
+        argv += ["--windows", str(asked_windows(args, 100))]
     if plots:
         argv += ["--plots", str(args.out / f"figure_{name}")]
-    if args.steps:
+    if args.steps is not None:
         argv += ["--steps", args.steps]
     if args.sir_db:
         argv += ["--sir-db", *map(str, args.sir_db)]
-    code = benchmark.main(argv)
+    code, rows = benchmark.run(argv)
     if code:
         raise SystemExit(code)
-    return load_rows(file)
+    return rows
+
+
+def asked_windows(args, default):
+    """Mixtures a point."""
+    return default if args.windows is None else args.windows
 
 
 def figure_14(args):
@@ -182,9 +189,9 @@ def figure_17(args):
     levels = args.sir_db or [-24, -18, -12, -6]
     args.sir_db = None
     rows = run_benchmark(args, "17", ("alpha-rgs",), "--sir-db", *map(str, levels), "--omega", *map(str, FACTORS),
-                         "--windows", str(args.windows or 64), plots=False)
-    draw_omega([r for r in rows if r["sir_db"] in levels and r["omega"] in FACTORS]).savefig(
-        args.out / "figure_17.png", dpi=120)
+                         "--windows", str(asked_windows(args, 64)), plots=False)
+    weighted = [r for r in rows if r["omega"] is not None]  # --methods may name others that take none
+    draw_omega(weighted).savefig(args.out / "figure_17.png", dpi=120)
 
 
 def draw_omega(rows):
@@ -229,7 +236,8 @@ def draw_omega(rows):
 def figure_time(args):
     """Run time of all methods per window of 2560 samples, beside the paper's."""
     args.sir_db = args.sir_db or [-15.0]
-    rows = run_benchmark(args, "time", sorted(separators.METHODS), "--windows", str(args.windows or 16), plots=False)
+    rows = run_benchmark(args, "time", sorted(separators.METHODS), "--windows", str(asked_windows(args, 16)),
+                         plots=False)
     seconds = {}
     for row in rows:
         name = f"{row['method']}, {row['steps']:.0f} calls" if row["steps"] else row["method"]
@@ -257,6 +265,24 @@ def places(rows):
 
 FIGURES = {"1": figure_1, "3": figure_3, "4": figure_4, "5": figure_5, "13": figure_13, "14": figure_14,
            "15": figure_15, "17": figure_17, "18": figure_18, "time": figure_time}
+MEASURED = tuple(name for name in FIGURES if name not in ("1", "4", "5"))
+#: Options, the figures that take them, and their defaults.
+OPTIONS = {**dict.fromkeys(("windows", "steps", "methods", "sir_db"), (MEASURED, None)),
+           "device": (MEASURED, "auto"), "seed": (MEASURED, 1), "snr_db": (("3", "14", "15", "18"), ["inf"]),
+           **dict.fromkeys(("recordings", "interference"), (("15",), None)), "protocol": (("15",), "isolated"),
+           "streams": (("15",), 1)}
+
+
+def check_options(args):
+    """Refuse options that the figure would ignore, with a ValueError, and fill in the defaults of the others."""
+    for name, (figures, default) in OPTIONS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif args.figure not in figures:
+            raise ValueError(f"figure {args.figure} takes no --{name.replace('_', '-')}; allowed with "
+                             f"{', '.join(figures)}")
+    if args.windows is not None and args.windows < 1:
+        raise ValueError(f"--windows must be at least 1, not {args.windows}")
 
 
 def main(argv=None):
@@ -268,16 +294,17 @@ def main(argv=None):
     parser.add_argument("--steps", metavar="N|METHOD=N,...", help="as in benchmark.py (default: each method's own)")
     parser.add_argument("--methods", metavar="NAME,...", help="instead of the figure's own")
     parser.add_argument("--sir-db", type=float, nargs="+")
-    parser.add_argument("--snr-db", nargs="+", default=["inf"], help="figures 3, 14, 15, 18 (default inf: no noise)")
+    parser.add_argument("--snr-db", nargs="+", help="figures 3, 14, 15, 18 (default inf: no noise)")
     parser.add_argument("--recordings", nargs="+", metavar="FILE", help="figure 15")
     parser.add_argument("--interference", metavar="SPEC", help="figure 15: prior of the recordings")
-    parser.add_argument("--protocol", choices=["isolated", "stream"], default="isolated",
-                        help="figure 15; priors that follow their signal, such as wifi:, need stream")
-    parser.add_argument("--streams", type=int, default=1, metavar="N", help="figure 15: as in benchmark.py")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--protocol", choices=["isolated", "stream"],
+                        help="figure 15 (default isolated); priors that follow a signal, such as wifi:, need stream")
+    parser.add_argument("--streams", type=int, metavar="N", help="figure 15: as in benchmark.py")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default auto")
+    parser.add_argument("--seed", type=int, help="default 1")
     args = parser.parse_args(argv)
     try:
+        check_options(args)
         args.out.mkdir(parents=True, exist_ok=True)
         FIGURES[args.figure](args)
     except (ValueError, OSError) as error:

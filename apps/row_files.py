@@ -2,9 +2,10 @@
 """Files of measured rows, which a program goes on from: a JSON list of objects."""
 
 import json
-import os
 from pathlib import Path
 from typing import Optional
+
+from gnuradio.unmix.outputs import write_text
 
 
 def read_rows(path: Optional[str], field: str, program: str) -> list[dict]:
@@ -24,7 +25,5 @@ def read_rows(path: Optional[str], field: str, program: str) -> list[dict]:
 
 
 def save(rows: list[dict], path: str) -> None:
-    """Write all rows, so that an interrupted write leaves the old ones."""
-    temporary = f"{path}.part"
-    Path(temporary).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")  # a row a line, for who compares
-    os.replace(temporary, path)
+    """Write all rows, so that an interrupted or failing write leaves the old ones. Raises OSError."""
+    write_text(Path(path), "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")  # a row a line, for who compares

@@ -61,6 +61,20 @@ class Figures(unittest.TestCase):
         self.assertEqual(len(rows), 2 * len(figures.FACTORS))
         self.assertEqual(sorted({r["omega"] for r in rows}), sorted(figures.FACTORS))
 
+    def test_rows_of_other_runs_are_not_drawn(self):
+        common = ("--windows", 2, "--steps", 5, "--sir-db", -12, "--methods", "alpha-rgs,matched-filter")
+        with mock.patch.object(figures, "draw_omega", wraps=figures.draw_omega) as draw:
+            for seed in (1, 2):  # the matched filter takes no omega
+                self.assertEqual(len(self.made("17", *common, "--seed", seed)), seed * (len(figures.FACTORS) + 1))
+                drawn, = draw.call_args.args
+                self.assertEqual({r["seed"] for r in drawn}, {seed})
+                self.assertEqual([r["omega"] for r in drawn], list(figures.FACTORS))
+        with mock.patch.object(figures, "places", wraps=figures.places) as places:
+            for method in ("matched-filter", "lmmse"):
+                self.made("time", "--windows", 2, "--methods", method)
+                drawn, = places.call_args.args
+                self.assertEqual([r["method"] for r in drawn], [method])
+
     def test_curves_and_run_times_of_the_methods_that_are_there(self):
         methods = "matched-filter,pnp-dr,crystal-ball"
         code, err = self.run_main("14", "--windows", 2, "--sir-db", -6, "--methods", methods)
@@ -103,6 +117,16 @@ class Figures(unittest.TestCase):
     def test_bad_input_gets_one_sentence_and_exit_code_2(self):
         for words, argv in (("needs --recordings", ["15"]),
                             ("at least 1", ["14", "--windows", -1, "--methods", "pnp-dr"]),
+                            ("at least 1, not 0", ["14", "--windows", 0, "--methods", "pnp-dr"]),
+                            ("at least 1, not 0", ["time", "--windows", 0]),
+                            ("with commas between them, not ''", ["14", "--methods", ""]),
+                            ("with commas between them, not 'lmmse,'", ["14", "--methods", "lmmse,"]),
+                            ("must not be empty", ["17", "--steps", ""]),
+                            ("takes no --windows", ["1", "--windows", 2]),
+                            ("takes no --seed", ["5", "--seed", 1]),
+                            ("takes no --snr-db; allowed with 3, 14, 15, 18", ["13", "--snr-db", 20]),
+                            ("takes no --recordings", ["14", "--recordings", "x"]),
+                            ("2^63 - 1", ["14", "--seed", -1]),
                             ("must be at least 1", ["17", "--steps", "many"])):
             code, err = self.run_main(*argv)
             self.assertEqual(code, 2, err)
