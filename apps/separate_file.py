@@ -21,6 +21,7 @@ if __name__ == "__main__":  # importing what follows takes a second or more
 
 # ruff: noqa: E402, I001 (imports below the handlers)
 import argparse
+import contextlib
 import threading
 import time
 import traceback
@@ -48,7 +49,8 @@ Files of an earlier run are replaced, those of the input never. Ctrl-C keeps the
 a second Ctrl-C gives up at once. --resume continues after Ctrl-C, and after a crash from where the run was up to ten
 seconds before; the result is the same to the last bit.
 
-Exit status: 0 done; 2 bad input, nothing written; 3 cancelled; 1 a defect of ours (UNMIX_DEBUG=1 shows where)."""
+Exit status: 0 done; 2 bad input, nothing written, or a file that cannot be read or written on the way (the message
+says what is kept); 3 cancelled; 1 a defect of ours (UNMIX_DEBUG=1 shows where)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -166,27 +168,67 @@ def separate(settings, args):
     def say(line):
         if not args.quiet:
             print(line, file=sys.stderr, flush=True)
-    cancel, meter = separators.CancelFlag(), Meter(args.quiet)
-    restore = listen(cancel)
+    cancel, meter, outcome = separators.CancelFlag(), Meter(args.quiet), None
     try:
-        outcome = Recording(settings, __version__, say, meter, cancel).run()
-    finally:
-        meter.close()
-        restore()
-    text = report.to_json(outcome)
+        restore = listen(cancel)
+        try:
+            outcome = Recording(settings, __version__, say, meter, cancel).run()
+            cancel.set()  # nothing is left to cancel: a signal interrupts what follows, which may wait for a reader
+            meter.close()
+            tell(outcome, args)
+            if outcome["complete"]:
+                return 0
+            print(f"{NAME}: {report.cancellation(outcome)}", file=sys.stderr)
+            return 3
+        finally:
+            meter.close()
+            restore()
+    except KeyboardInterrupt:
+        if outcome is None:
+            raise
+        copy = f", the report's copy {args.json} may not be" if args.json and outcome["complete"] else ""
+        raise Cancelled(f"{'cancelled; ' if outcome['complete'] else ''}{written(outcome)}{copy}") from None
+
+
+def written(outcome):
+    """What has become of the files, for what is said where telling of them fails."""
+    return f"all files in {outcome['output']} are complete" if outcome["complete"] else report.cancellation(outcome)
+
+
+def tell(outcome, args):
+    """Write the report's copy and the summary. Raises RecordingError where one cannot be written."""
+    text, failures = report.to_json(outcome), []
+
+    @contextlib.contextmanager
+    def trying(what):
+        try:
+            yield
+        except OSError as error:
+            failures.append(f"{what} cannot be written: {error.strerror or error}")
     if args.json == "-":
-        print(text)
+        with trying("the report on standard output"):
+            print(text, flush=True)
     elif args.json and Path(args.json).parent.is_dir():  # it may be the report's own, of a folder that was not kept
-        write_text(Path(args.json), text + "\n")
+        with trying(f"the report's copy {args.json}"):
+            write_text(Path(args.json), text + "\n", follow=True)
     if not args.quiet:
         lines = list(outcome["summary"])
         if outcome["files"]:
             lines.append(f"written to {outcome['output']}: {', '.join(outcome['files'])}")
-        print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
-    if outcome["complete"]:
-        return 0
-    print(f"{NAME}: {report.cancellation(outcome)}", file=sys.stderr)
-    return 3
+        with trying("the summary"):
+            print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+    if failures:
+        drop_output()
+        raise RecordingError(f"{'; '.join(failures)}; {written(outcome)}")
+
+
+def drop_output():
+    """Have Python not complain again, at its end, of what standard output did not take."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv=None):

@@ -250,6 +250,42 @@ class Writing(CaptureTest):
         with self.assertRaises(CaptureError):
             captures.open_capture(self.folder / "out")
 
+    def test_a_full_disk_leaves_what_was_there(self):
+        with self.writer() as writer:
+            writer.write(noise(10))
+        for fails in (1, 2):  # samples, metadata
+            calls = []
+
+            def sync(number, fails=fails, calls=calls):
+                calls.append(number)
+                if len(calls) == fails:
+                    raise OSError(28, "No space left")
+            writer = self.writer()
+            writer.write(noise(20))
+            with mock.patch("os.fsync", sync), self.assertRaises(OSError):
+                writer.close()
+            self.assertEqual(self.files(), ["out.sigmf-data", "out.sigmf-meta"])
+            np.testing.assert_array_equal(self.whole(self.folder / "out"), noise(10))
+
+    def test_recordings_that_get_their_names_together(self):
+        for give_up, left in ((captures.SigMFWriter.abort, ["one.sigmf-data"]),
+                              (lambda writer: writer.abort(named=True), []),
+                              (captures.SigMFWriter.leave, ["one.sigmf-data"])):
+            writers = [self.writer("one"), self.writer("two")]
+            for writer in writers:
+                writer.write(noise(10))
+                writer.prepare()
+            self.assertFalse([name for name in self.files() if name[0] != "."])
+            writers[0].name_data()
+            writers[0].name_metadata()
+            writers[1].abort()
+            give_up(writers[0])  # where the second cannot be named, the first must not look whole
+            self.assertEqual(self.files(), left)
+            give_up(writers[0])
+            self.assertEqual(self.files(), left)
+            for name in left:
+                (self.folder / name).unlink()
+
     def test_nothing_unusable_is_written(self):
         with self.writer() as writer:
             writer.write(noise(3))

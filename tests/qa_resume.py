@@ -2,12 +2,9 @@
 """apps/separate_file.py --resume: what was cut short and continued equals what was not; all else is refused."""
 
 import base64
-import contextlib
 import hashlib
-import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -201,7 +198,8 @@ class Seamless(ResumeCase):
         for error, code, words in (
                 (OSError(28, "No space left"), 2, "cannot be written: No space left; "),
                 (captures.CaptureError("The capture ends early"), 2, "The capture ends early; "),
-                (MemoryError(), 2, "memory ran out; a smaller --batch or --window needs less; "),
+                (captures.CaptureError("The capture ends early."), 2, "The capture ends early; "),
+                (MemoryError(), 2, "memory ran out; "),
                 (KeyboardInterrupt(), 3, "separate_file.py: cancelled; "),
                 (RuntimeError("odd"), 1, "a defect of this program: RuntimeError: odd (UNMIX_DEBUG=1 shows where); ")):
             with self.subTest(error):
@@ -213,6 +211,8 @@ class Seamless(ResumeCase):
                     found, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet")
                 self.assertEqual((found, err.count("\n")), (code, 1), err)
                 self.assertIn(f"{words}what was separated before sample 18560 of 57600 is kept, and --resume", err)
+                self.assertNotIn("--batch", err)  # with another, --resume would refuse to go on
+                self.assertEqual(isinstance(error, MemoryError), "with the same settings when more memory" in err)
                 self.assertFalse(Path("out/mix_soi.sigmf-data").exists())
                 self.resumed()
                 self.check()
@@ -221,26 +221,34 @@ class Seamless(ResumeCase):
     @unittest.mock.patch.object(recording, "CHECKPOINT_SECONDS", 0.0)
     def test_a_disk_that_is_full_at_the_end_keeps_everything(self):
         self.whole()
-        drop, self.closed = captures.sigmf_writer.SigMFWriter._drop_half_written, 0
+        options = []
+        for step in ("_drop_half_written", "name_data", "name_metadata"):
+            calls, before = [], getattr(captures.SigMFWriter, step)
 
-        def fail(writer):
-            self.closed += 1
-            if self.closed % 2 == 0:  # of two sources the second
-                raise OSError(28, "No space left")
-            drop(writer)
-        for options in ((), ("--resume",)):
-            with unittest.mock.patch.object(captures.sigmf_writer.SigMFWriter, "_drop_half_written", fail):
+            def fail(writer, calls=calls, before=before):
+                calls.append(writer)
+                if len(calls) == 2:  # of two sources the second
+                    raise OSError(28, "No space left")
+                before(writer)
+            with self.subTest(step), unittest.mock.patch.object(captures.SigMFWriter, step, fail):
                 code, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet", *options)
-            self.assertEqual((code, err.count("\n")), (2, 1), err)
-            self.assertIn("No space left; what was separated before sample", err)
+                self.assertEqual((code, err.count("\n")), (2, 1), err)
+                self.assertIn("No space left; what was separated before sample", err)
+                self.assertFalse(list(Path("out").glob("*.sigmf-meta")))
+                self.assertFalse(Path("out/mix_report.json").exists())
+            options = ["--resume"]
         self.resumed()
-        self.check(times=2)
+        self.check(times=3)
 
-    def test_an_error_in_the_pictures_says_that_the_signals_are_whole(self):
-        with unittest.mock.patch.object(recording.Recording, "_draw", side_effect=OSError(28, "No space left")):
-            code, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--quiet", "--plots")
-        self.assertEqual(code, 2)
-        self.assertIn("No space left; the separated signals are whole, the report or its pictures are not", err)
+    def test_want_of_memory_before_it_goes_on(self):
+        self.cancelled(9)
+        for where, name in ((recording.Recording, "_estimate"), (recording, "Outputs")):
+            with unittest.mock.patch.object(where, name, side_effect=MemoryError):
+                self.refuse("memory ran out; --resume continues it with the same settings when more memory is free\n")
+        with unittest.mock.patch.object(recording.Recording, "_store", side_effect=RuntimeError("CUDA out of memory")):
+            code, _, err = self.run_app(*self.spec, *self.options, "--output", "out", "--resume", "--quiet")
+        self.assertEqual((code, "memory ran out" in err), (2, True), err)
+        self.resumed()
 
     def test_a_second_run_waits_for_the_first(self):
         self.cancelled(9)
@@ -491,19 +499,6 @@ class Refusals(ResumeCase):
         self.assertFalse(Sync(1e18, 16.0, 0.1, 0.0, 1.0).fits(16.0, 1000))
         with self.assertRaises(TypeError):
             resume.pack(object())
-
-
-class TimeLeft(unittest.TestCase):
-    def test_it_counts_what_this_run_has_seen(self):
-        now = [100.0]
-        meter, err = app.Meter(False), io.StringIO()
-        with unittest.mock.patch.object(app.time, "monotonic", lambda: now[0]), contextlib.redirect_stderr(err):
-            meter(800.0, 1000)  # 800 windows were done before
-            for done in range(801, 1001):
-                now[0] += 1.0
-                meter(float(done), 1000)
-        lines = re.findall(r"(\d+) of 1000 windows, about (\d+) s left", err.getvalue())
-        self.assertEqual(lines, [("900", "100")])
 
 
 class Strays(unittest.TestCase):

@@ -4,6 +4,8 @@
 import contextlib
 import io
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +269,36 @@ class LongRuns(Case):
         self.assertIn("kept batch by batch (--batch)", err)
         self.assertFalse(Path("mix_unmix").exists())
 
+    def test_ctrl_c_while_the_report_waits_for_a_reader(self):
+        os.mkfifo("pipe")
+        with subprocess.Popen(
+                [sys.executable, str(APP), "mix.cf32", "--method", "matched-filter", "--quiet", "--json", "pipe"],
+                stderr=subprocess.PIPE, text=True) as process:
+            try:
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline and not Path("mix_unmix/mix_report.json").exists():
+                    time.sleep(0.02)
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+                err = process.communicate(timeout=30)[1]
+            finally:
+                process.kill()
+        self.assertEqual((process.returncode, err.count("\n")), (3, 1), err)
+        self.assertIn("cancelled; all files in mix_unmix are complete", err)
+        self.assertEqual(len(self.read("mix_unmix/mix_soi")), len(self.mixture))
+
+    def test_ctrl_c_behind_a_separation_that_was_cancelled(self):
+        class Impatient(recording.Recording):
+            def _store(self, *args):
+                super()._store(*args)
+                self._cancel.set()
+        with unittest.mock.patch.object(app, "Recording", Impatient), \
+                unittest.mock.patch.object(app, "write_text", side_effect=KeyboardInterrupt):
+            code, _, err = self.run_app("mix.cf32", "--quiet", "--json", "copy.json", "--batch", 1)
+        self.assertEqual((code, err.count("\n")), (3, 1), err)
+        self.assertIn("what was finished is kept and marked as incomplete", err)
+        self.assertTrue(Path("mix_unmix/mix_report.json").exists())
+
     def test_ctrl_c_while_starting(self):
         for seconds in (0.1, 0.3, 0.6, 1.0):
             with self.subTest(seconds), subprocess.Popen(
@@ -321,6 +353,19 @@ class LongRuns(Case):
                 app.main([option])
             self.assertEqual(caught.exception.code, 0)
             self.assertIn(word, out.getvalue())
+
+
+class TimeLeft(unittest.TestCase):
+    def test_it_counts_what_this_run_has_seen(self):
+        now = [100.0]
+        meter, err = app.Meter(False), io.StringIO()
+        with unittest.mock.patch.object(app.time, "monotonic", lambda: now[0]), contextlib.redirect_stderr(err):
+            meter(800.0, 1000)  # 800 windows were done before
+            for done in range(801, 1001):
+                now[0] += 1.0
+                meter(float(done), 1000)
+        lines = re.findall(r"(\d+) of 1000 windows, about (\d+) s left", err.getvalue())
+        self.assertEqual(lines, [("900", "100")])
 
 
 if __name__ == "__main__":

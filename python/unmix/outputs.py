@@ -27,8 +27,15 @@ def stem_of(path: str) -> str:
     return base if dot and base and suffix.lower() in _SUFFIXES else name
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that its name never stands for half of it. Raises OSError."""
+def write_text(path: Path, text: str, follow: bool = False) -> None:
+    """Write a text file so that its name never stands for half of it. Raises OSError.
+
+    A pipe or a device of that name is written to, which may wait for a reader, and never replaced. follow: so is what
+    a symbolic link stands for, which is replaced otherwise.
+    """
+    if (path.exists() and not path.is_file()) or (follow and path.is_symlink()):
+        path.write_text(text, encoding="utf-8")
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -60,6 +67,19 @@ def files_of_prior(spec: str) -> list[Path]:
 def state_path(folder: Path, stem: str) -> Path:
     """The file that says where to continue a separation that was cut short."""
     return Path(folder) / f"{stem}_resume.json"
+
+
+def _may_be_written(copy: Path) -> bool:
+    """Whether a text can be written under a name: a file, there or not, a pipe, or a device such as a terminal."""
+    if copy.is_fifo() or copy.is_char_device() or (copy.is_symlink() and copy.is_file()):
+        return os.access(copy, os.W_OK)
+    folder = Path(os.path.realpath(copy)).parent
+    return folder.is_dir() and os.access(folder, os.W_OK) and (copy.is_file() or not copy.exists())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a disk that is gone: the error that led here says more
+        path.unlink(missing_ok=True)
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -97,19 +117,18 @@ class Outputs:
         self._bits = self._bits_part = None
         self._bits_hash, self._bits_length = hashlib.sha512(), 0
         self._token = secrets.token_hex(4)
-        self._continued, self._saved = earlier is not None, False
-        #: Samples from which the last saved state goes on, 0 where there is none; and whether all is under its name.
-        self.kept, self.complete = 0, False
+        self._report_part: Optional[Path] = None
+        self._continued, self._saved, self._kept = earlier is not None, False, 0
+        # How far save() and close() came, set before each step: an interrupt may follow any of them.
+        self._saving = self._naming = self._named = self._complete = self._untidy = False
         paths = [Path(f"{s}{suffix}") for s in self.stems for suffix in (".sigmf-meta", ".sigmf-data")]
         paths += [self.folder / f"{stem}_{name}.png" for name in pictures] + ([self.bits_path] if bits else [])
         if copy is not None:
             if any(same_file(copy, other) for other in keep):
                 raise CaptureError(f"The report {copy} would overwrite an input: name another file (--json).")
-            folder = copy.parent
-            if not same_file(copy, self.report_path) and (
-                    copy.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+            if not same_file(copy, self.report_path) and not _may_be_written(copy):
                 raise CaptureError(f"The report {copy} cannot be written: it must be a file in a folder that exists "
-                                   "and may be written.")
+                                   "and may be written, or a pipe or a terminal that may be.")
             if any(same_file(copy, other) for other in [*paths, self.state_path]):
                 raise CaptureError(f"The report {copy} would overwrite another output: name another file (--json).")
         for path in [*paths, self.report_path, self.state_path]:
@@ -121,6 +140,7 @@ class Outputs:
         try:
             self._make_folder()
             heads += self._heads(earlier, bits) if earlier is not None else []
+            self._report_part = self.folder / f".{stem}.{self._token}.json.part"
             for i, (path, source) in enumerate(zip(self.stems, sources, strict=True)):
                 # the name may have a suffix of its own, which the writer must not mistake for SigMF's
                 self.writers.append(SigMFWriter(f"{path}.sigmf-data", sample_rate, frequency, source["description"],
@@ -156,7 +176,7 @@ class Outputs:
                                               part["sha512"]))
             counts = {head.count for head in found[:len(self.stems)]}
             resume.need(len(counts) == 1)
-            self.kept, rest = divmod(counts.pop(), 8)
+            self._kept, rest = divmod(counts.pop(), 8)
             resume.need(not rest)
             return found
         except BaseException as error:
@@ -223,64 +243,137 @@ class Outputs:
     def save(self, state: dict) -> None:
         """Write the state from which the separation can be continued. Raises OSError."""
         self._remove_strays()
+        self._saving = True
         resume.write(self.state_path, state)
-        self._saved, self.kept = True, state["outputs"]["files"][0]["bytes"] // 8
+        self._kept, self._saved = state["outputs"]["files"][0]["bytes"] // 8, True
+        self._saving = False
+
+    def _look(self) -> None:
+        """Find out whether the state that save() was writing is there, which errors and interrupts leave open."""
+        if not self._saving:
+            return
+        with (contextlib.suppress(OSError, ValueError, LookupError, TypeError, MemoryError),
+              open(self.state_path) as file):
+            state = json.loads(file.readline())["state"]["outputs"]
+            if state["token"] == self._token:
+                self._kept, self._saved = state["files"][0]["bytes"] // 8, True
+        self._saving = False
+
+    @property
+    def kept(self) -> int:
+        """Samples from which the last saved state goes on, 0 where there is none."""
+        self._look()
+        return self._kept
+
+    @property
+    def named(self) -> bool:
+        """Whether all files have their names, as whole ones or as ones that were cut short."""
+        return self._named
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files have their names and are whole."""
+        return self._named and self._complete
 
     def _remove_strays(self) -> None:
         """Remove what a run left that crashed, and that this one replaces."""
         if not self._saved and not self._continued:
             names = [f".{s.name}.{{}}.sigmf-data.part" for s in self.stems]
-            names += [f".{s.name}.{{}}.sigmf-meta.part" for s in self.stems] + [f".{self.stem}.{{}}.u8.part"]
+            names += [f".{s.name}.{{}}.sigmf-meta.part" for s in self.stems]
+            names += [f".{self.stem}.{{}}.{kind}.part" for kind in ("u8", "json")]
             resume.remove_parts(self.folder, names, self.state_path, self._token)
 
-    def close(self, complete: bool, annotations: Sequence[dict]) -> None:
-        """Give all files their names. complete: False marks them as cut short; otherwise the state is removed.
+    def close(self, complete: bool, annotations: Sequence[dict], report: str) -> None:
+        """Give all files their names, the report too. complete: False marks them as cut short, True removes the state.
 
-        Raises OSError, CaptureError.
+        All that takes space is done under temporary names, then names change only: where the former fails, what an
+        earlier run left is as it was. Raises OSError, CaptureError; the caller then calls abort().
         """
         for writer in self.writers:
             writer.annotate(annotations)
-            writer.close(complete)
+            writer.prepare(complete)
         if self._bits is not None:
-            self._bits.close()
-            self._bits = None
+            self._bits.flush()
+            os.fsync(self._bits.fileno())
+        with open(self._report_part, "w", encoding="utf-8") as file:
+            file.write(report)
+            file.flush()
+            os.fsync(file.fileno())
+        self._complete, self._naming = complete, True
+        self.report_path.unlink(missing_ok=True)  # an earlier one must not stand beside these signals
+        for writer in self.writers:
+            writer.name_data()
+        if self._bits is not None:
             os.replace(self._bits_part, self.bits_path)
+        for writer in reversed(self.writers):  # the SOI looks whole when the others do
+            writer.name_metadata()
+        os.replace(self._report_part, self.report_path)
+        self._untidy = complete
+        self._named = True
+        self._let_go()
         if complete:
             self._remove_strays()
             self.state_path.unlink(missing_ok=True)
-        self._saved, self.complete = False, complete
+        self._untidy = False
+
+    def _let_go(self) -> None:
+        """Close the files that close() gave their names."""
+        for writer in self.writers:
+            writer.finish()
+        self._close_bits()
+
+    def _close_bits(self) -> None:
+        if self._bits is not None:
+            with contextlib.suppress(OSError):
+                self._bits.close()
+            self._bits = None
 
     def abort(self) -> None:
         """Give up where something broke: what a saved state speaks of stays, all else goes. Safe at any time."""
-        if not (self._continued or self._saved):
+        if self._named:
+            self._let_go()
+            if self._untidy:
+                self._remove_strays()
+                _remove(self.state_path)
+                self._untidy = False
+        elif self.kept or self._continued:
+            for writer in self.writers:
+                writer.leave()
+            self._close_bits()
+            self._take_back(self._report_part, self.report_path)
+            self._naming = False
+        else:
             self.discard()
-            return
-        for writer in self.writers:
-            writer.leave()
-        if self._bits is not None:
-            with contextlib.suppress(OSError):
-                self._bits.close()
-            self._bits = None
 
     def discard(self) -> None:
-        """Remove what has no name yet, the state, and folders that were made for it; what an earlier run left stays.
+        """Remove what this run wrote, its state, and folders that were made for it; what an earlier run left stays.
 
-        Safe at any time.
+        Does nothing once all files have their names. Safe at any time.
         """
-        if self._continued:
+        if self._named or self._continued:
             self.abort()
             return
+        self._look()
+        if self._saved:  # goes first: it must not speak of files that are gone
+            _remove(self.state_path)
+            self._saved, self._kept = False, 0
         for writer in self.writers:
-            writer.abort()
-        if self._saved:
-            self.state_path.unlink(missing_ok=True)
-            self._saved, self.kept = False, 0
+            writer.abort(named=True)
         if self._bits is not None:
-            with contextlib.suppress(OSError):
-                self._bits.close()
-            self._bits = None
-            self._bits_part.unlink(missing_ok=True)
+            self._close_bits()
+            self._take_back(self._bits_part, self.bits_path)
+        self._take_back(self._report_part, self.report_path)
+        self._naming = False
         for folder in self._made:
             with contextlib.suppress(OSError):  # something else lives there by now
                 folder.rmdir()
         self._made = []
+
+    def _take_back(self, part: Optional[Path], final: Path) -> None:
+        """Remove a file of this run, whichever name it has, if there is one."""
+        if part is None:
+            return
+        # What is under the final name is an earlier run's as long as the temporary file is there.
+        if self._naming and not part.exists():
+            _remove(final)
+        _remove(part)

@@ -4,9 +4,10 @@
 recording_setup: what is asked for. recording_state: continuing an earlier run. report: what is said in the end.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -17,6 +18,7 @@ from .calibration import LevelsError, capture_levels, soi_evidence
 from .captures import CaptureError, check_not_constant, open_capture
 from .estimators import Levels, LevelTracker
 from .front_end import CorrectedCapture, estimate_front_end
+from .memory import out_of_memory
 from .outputs import Outputs, files_behind, files_of_prior, state_path, stem_of, write_text
 from .priors import PriorError
 from .quality import Quality, Reference
@@ -38,6 +40,10 @@ __all__ = ["DEFAULT_INTERFERENCE", "DEFAULT_SOI", "Cancelled", "Recording", "Rec
 MEMORY, LONG, FRESH = 32 * 2304, 8, 16
 #: Seconds after which the state is saved again, at the end of a batch, lest a crash cost more.
 CHECKPOINT_SECONDS = 10.0
+
+#: What helps where memory ran out: to begin anew, or to go on, which other settings would not.
+_LESS = "a smaller --batch or --window needs less"
+_MORE = "--resume continues it with the same settings when more memory is free"
 
 
 class Recording:
@@ -64,7 +70,11 @@ class Recording:
             self._check()
             self._estimate()
             self._prepare()
-        except (ValueError, OSError) as error:  # CaptureError and PriorError are ValueErrors
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # CaptureError and PriorError are ValueErrors
+            if out_of_memory(error):
+                raise RecordingError(f"memory ran out; {_LESS if not settings.resume else _MORE}") from error
+            if isinstance(error, (RuntimeError, MemoryError)):
+                raise
             raise RecordingError(str(error)) from error
 
     def _open(self) -> None:
@@ -216,42 +226,37 @@ class Recording:
         """Separate the recording and write the files; returns the report.
 
         `cancelled` in it is None, or says how far it came; where no window was finished, nothing is written.
-        Raises RecordingError for samples that prove broken on the way, files that cannot be written, or want of
-        memory, and Cancelled for KeyboardInterrupt. What the last checkpoint covered is then kept for `resume`, which
-        the message, or a note of any other exception, says; before the first, nothing is left.
+        Raises RecordingError for samples that prove broken on the way, files that cannot be read or written, or want
+        of memory, and Cancelled for KeyboardInterrupt. What the last checkpoint covered is then kept for `resume`,
+        which the message, or a note of any other exception, says; before the first, nothing is left.
         """
         outputs = None
         try:
-            outputs = self._make_outputs()
-            return self._run(outputs)
-        except RecordingError:  # says already that the earlier run cannot be continued
-            raise
-        except StateError as error:
-            raise self._state.refusal(error) from error
-        except (CaptureError, MethodError, PriorError) as error:
-            raise RecordingError(f"{error}{self._kept(outputs)}") from error
-        except MemoryError as error:
-            raise RecordingError("memory ran out; a smaller --batch or --window needs less"
-                                 f"{self._kept(outputs)}") from error
-        except OSError as error:
-            why = error.strerror or error
-            raise RecordingError(f"the output folder {self.folder} cannot be written: {why}"
-                                 f"{self._kept(outputs)}") from error
+            try:
+                outputs = self._make_outputs()
+                return self._run(outputs)
+            finally:
+                if outputs is not None:
+                    outputs.abort()  # does nothing after close
         except KeyboardInterrupt:
+            if outputs is not None:
+                outputs.abort()  # where it was interrupted
             raise Cancelled(f"cancelled{self._kept(outputs) or '; nothing was written'}") from None
         except Exception as error:
+            found = self._explained(error, outputs)
+            if found is not error:
+                raise found from error
             error.add_note(self._kept(outputs).removeprefix("; "))
             raise
-        finally:
-            if outputs is not None:
-                outputs.abort()  # does nothing after close
 
     def _run(self, outputs: Outputs) -> dict:
         tally = self._tally
         try:
             self._pump(outputs, tally)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
-            if not self._state.untried or isinstance(error, (CaptureError, MethodError, PriorError)):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+                ValueError) as error:
+            if not self._state.untried or isinstance(error, (CaptureError, MethodError, PriorError)) or (
+                    isinstance(error, RuntimeError) and not out_of_memory(error)):
                 raise
             raise self._state.refusal(error) from error  # what could not be checked beforehand
         if tally.count and tally.outcomes["refused"] == tally.count:
@@ -260,10 +265,8 @@ class Recording:
         done, whole = outputs.length, outputs.length == self.capture.length
         outcome = report.compose(self._opened, tally, self._quality, done, self._state.resumed_at)
         if done:
-            outcome["files"] = outputs.files
-            outputs.close(whole, tally.annotations())
-            outcome["files"].append(outputs.report_path.name)
-            write_text(outputs.report_path, report.to_json(outcome) + "\n")
+            outcome["files"] = [*outputs.files, outputs.report_path.name]
+            outputs.close(whole, tally.annotations(), report.to_json(outcome) + "\n")
             if self.settings.plots and whole:
                 self._draw(outputs, outcome)
                 write_text(outputs.report_path, report.to_json(outcome) + "\n")  # names the pictures too
@@ -271,14 +274,35 @@ class Recording:
             outputs.abort()
         return outcome
 
-    def _kept(self, outputs: Optional[Outputs]) -> str:
+    def _explained(self, error: Exception, outputs: Optional[Outputs]) -> Exception:
+        """What is raised for an error on the way: a sentence for people, or the error itself where it is a defect."""
+        if isinstance(error, RecordingError):  # says already that the earlier run cannot be continued
+            return error
+        if isinstance(error, StateError):
+            return self._state.refusal(error)
+        kept = self._kept(outputs)
+        if out_of_memory(error):
+            advice = _LESS if self._state.outputs is None else _MORE  # --resume refuses other settings
+            return RecordingError(f"memory ran out{self._kept(outputs, _MORE) or f'; {advice}'}")
+        if isinstance(error, (CaptureError, MethodError, PriorError)):
+            return RecordingError(f"{str(error).removesuffix('.')}{kept}" if kept else str(error))
+        if isinstance(error, OSError):
+            why = error.strerror or error
+            return RecordingError(f"the output folder {self.folder} cannot be written: {why}{kept}")
+        return error
+
+    def _kept(self, outputs: Optional[Outputs], how: str = "--resume continues it") -> str:
         """What is said behind an error on the way."""
-        if outputs is not None and outputs.complete:
-            return "; the separated signals are whole, the report or its pictures are not"
-        if outputs is None or not outputs.kept:
+        if outputs is None:
             return ""
-        return (f"; what was separated before sample {outputs.kept} of {self.capture.length} is kept, and --resume "
-                "continues it")
+        if outputs.complete:
+            return "; the separated signals and their report are whole" + (
+                ", the pictures are not" if self.settings.plots else "")
+        count = outputs.kept or (outputs.length if outputs.named else 0)
+        if not count:
+            return f"; {how}, from its beginning" if self._state.outputs is not None else ""
+        goes_on = f", and {how}" if outputs.kept else ""
+        return f"; what was separated before sample {count} of {self.capture.length} is kept{goes_on}"
 
     def _make_outputs(self) -> Outputs:
         s, plan = self.settings, self._stream.plan
@@ -311,10 +335,10 @@ class Recording:
         # The first samples complete the first batch.
         count = stream.batch * plan.hop + (0 if position else plan.overlap + 1)
         while position < capture.length and not self._cancel.is_set():
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if outputs.length and time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 self._state.save(outputs)
                 saved = time.monotonic()
-            samples = capture.read(position, count)
+            samples = self._read(position, count)
             position += len(samples)
             count = stream.batch * plan.hop
             ready = max(0, (position - plan.window - 1) // plan.hop + 1)
@@ -328,6 +352,11 @@ class Recording:
             outputs.write(np.zeros((len(self.priors), 0), np.complex64), self._quality.finish())
             if cancelled:
                 self._state.save(outputs)
+
+    def _read(self, start: int, count: int) -> np.ndarray:
+        """Samples of the capture. Raises CaptureError where they are broken or cannot be read."""
+        with _reading(f"capture {self.capture.path}"):
+            return self.capture.read(start, count)
 
     def _work(self, separate: Callable, until: int, outputs: Outputs, tally: report.Tally) -> None:
         """Separate windows tally.count .. until, or fewer where this is cancelled, and store what comes of it.
@@ -352,11 +381,12 @@ class Recording:
     def _store(self, stretch: Optional[Stretch], outputs: Outputs, tally: report.Tally) -> None:
         if stretch is None:
             return
-        mixture = self.capture.read(stretch.start, stretch.sources.shape[1])
+        mixture = self._read(stretch.start, stretch.sources.shape[1])
         sync = None if self._tracker is None else self._tracker.used
         paused = any(r.absent for r in stretch.reports)
         gain = stretch.reports[0].soi_amplitude if self._tracked else None
-        bits = self._quality.push(stretch.start, mixture, stretch.sources, sync, paused, gain)
+        with _reading(f"reference {self.settings.reference}"):
+            bits = self._quality.push(stretch.start, mixture, stretch.sources, sync, paused, gain)
         outputs.write(stretch.sources, bits)
         tally.add(stretch.reports)
         self._progress(float(tally.count), self._total)
@@ -369,6 +399,15 @@ class Recording:
         if symbols is not None and not symbols.shape[1]:
             modulation = None  # none were found
         outcome["files"] += draw(outputs.folder, outputs.stem, self.capture, separated, modulation, outcome, symbols)
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Whatever goes wrong with files inside is a CaptureError that names what was read, not the output folder."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptureError(f"the {what} cannot be read: {error.strerror or error}") from error
 
 
 def separate_recording(settings: Settings, version: str, **callbacks) -> dict:

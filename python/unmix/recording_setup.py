@@ -21,7 +21,7 @@ DEFAULT_INTERFERENCE = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
 
 
 class RecordingError(ValueError):
-    """Something about the input that cannot be used; the message is one sentence, and nothing was written."""
+    """Something that cannot be used, read or written; the message is one sentence, which says what is kept, if any."""
 
 
 class Cancelled(Exception):

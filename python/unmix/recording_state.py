@@ -6,6 +6,7 @@ from typing import Optional
 
 from . import resume
 from .captures import Capture
+from .memory import out_of_memory
 from .outputs import Outputs, files_behind, files_of_prior
 from .quality import Quality
 from .recording_setup import Opened, RecordingError, Settings
@@ -63,7 +64,7 @@ class RecordingState:
         text = "it contradicts itself"
         if isinstance(why, StateError):
             text = str(why)
-        elif isinstance(why, MemoryError):
+        elif out_of_memory(why):
             text = "memory ran out; there is too little, or it contradicts itself"
         return RecordingError(f"--resume cannot continue what {self._path} speaks of: {text}; leave out --resume to "
                               "begin anew")

@@ -32,6 +32,10 @@ class SigMFWriter:
     last, so that a crash never leaves a recording that looks whole. As a context manager it closes at the
     end, aborts on an exception, and keeps what was written, marked as incomplete, on KeyboardInterrupt.
 
+    Where several recordings must get their names together, the steps of ``close`` are called for each of them in
+    turn: ``prepare``, ``name_data``, ``name_metadata``, ``finish``. Whoever does so calls ``leave`` or ``abort`` where
+    one of them raises.
+
     Data is cf32_le; core:sha512 is computed on the way. ``unmix:complete`` in the global section is true or
     false.
 
@@ -69,6 +73,7 @@ class SigMFWriter:
         self.length = 0
         self._hash = hashlib.sha512()
         self._relied_on = earlier is not None  # a state elsewhere speaks of the temporary file
+        self._naming = False  # whether files may have their final names already
         self._global = _global_section(sample_rate, description, global_extra)
         self._capture = {} if center_frequency is None else {"core:frequency": _plain(center_frequency)}
         self._annotations = [_plain(dict(annotation)) for annotation in annotations]
@@ -126,11 +131,14 @@ class SigMFWriter:
         return self._hash.hexdigest()
 
     def leave(self):
-        """Close the temporary file and leave it as it is, for another writer to continue. Safe at any time."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+        """Close the file and leave the samples as they are, for another writer to continue. Safe at any time.
+
+        They have their temporary name or, where `name_data` got as far, the final one, and no metadata beside them.
+        """
+        if self._file is None:
+            return
+        self._shut()
+        self._take_back(self._meta_part, self.meta_path)
 
     def write(self, samples):
         """Append samples.
@@ -191,42 +199,82 @@ class SigMFWriter:
         """
         if self._file is None:
             return
-        if self.length == 0:
+        if self.length == 0 and not complete:
             self.abort()
-            if complete:
-                raise CaptureError(f"No sample was written to {self.data_path}: an empty recording is not "
-                                   "kept.")
             return
         try:
-            self._drop_half_written()
-            text = self._document(complete, clip=True)
-            _sync(self._file)
-            self._file.close()
-            with open(self._meta_part, "x", encoding="utf-8") as file:
-                file.write(text + "\n")
-                _sync(file)
-            # the old metadata goes first: it must never stand beside the new data
-            self.meta_path.unlink(missing_ok=True)
-            os.replace(self._data_part, self.data_path)
-            os.replace(self._meta_part, self.meta_path)
+            self.prepare(complete)
+            self.name_data()
+            self.name_metadata()
         except BaseException:
             if self._relied_on:
                 self.leave()
-                self._meta_part.unlink(missing_ok=True)
             else:
                 self.abort()
             raise
-        self._file = None
+        self.finish()
 
-    def abort(self):
-        """Remove the temporary files; what stood under the final names before stays. Safe at any time."""
+    def prepare(self, complete=True):
+        """Bring samples and metadata to the disk under their temporary names: all that takes space.
+
+        Args:
+            complete: see `close`.
+
+        Raises:
+            CaptureError: where no sample was written.
+            OSError: where the disk is full or gone.
+        """
+        if self.length == 0:
+            raise CaptureError(f"No sample was written to {self.data_path}: an empty recording is not kept.")
+        self._drop_half_written()
+        text = self._document(complete, clip=True)
+        _sync(self._file)
+        with open(self._meta_part, "x", encoding="utf-8") as file:
+            file.write(text + "\n")
+            _sync(file)
+
+    def name_data(self):
+        """Give the samples their final name, without metadata yet. Raises OSError."""
+        self._naming = True
+        # the old metadata goes first: it must never stand beside the new data
+        self.meta_path.unlink(missing_ok=True)
+        os.replace(self._data_part, self.data_path)
+
+    def name_metadata(self):
+        """Give the metadata their final name. Raises OSError."""
+        os.replace(self._meta_part, self.meta_path)
+
+    def finish(self):
+        """Let go of the file, once both have their names. Safe at any time."""
+        if self._file is not None:
+            self._shut()
+
+    def abort(self, named=False):
+        """Remove the temporary files; what stood under the final names before stays. Safe at any time.
+
+        Args:
+            named: whether samples that got their final name from an unfinished `close` are removed too. Metadata are in
+                any case: these would make them look whole.
+        """
         if self._file is None:
             return
+        self._shut()
+        self._take_back(self._meta_part, self.meta_path)
+        if named:
+            self._take_back(self._data_part, self.data_path)
+        _remove(self._data_part)
+
+    def _shut(self):
         with contextlib.suppress(OSError):  # flushing the last block to a full disk
             self._file.close()
         self._file = None
-        self._data_part.unlink(missing_ok=True)
-        self._meta_part.unlink(missing_ok=True)
+
+    def _take_back(self, part, final):
+        """Remove a file of this writer's, whichever name it has."""
+        # What is under the final name is an earlier recording's as long as the temporary file is there.
+        if self._naming and not part.exists():
+            _remove(final)
+        _remove(part)
 
     def _drop_half_written(self):
         # Ctrl-C may come while write is at work, when file, hash and length do not agree
@@ -304,6 +352,11 @@ def _plain(value):
         return json.loads(json.dumps(value, default=lambda v: v.tolist(), allow_nan=False))
     except (TypeError, ValueError, AttributeError) as error:
         raise CaptureError(f"The metadata {value!r} cannot be written as JSON: {error}.") from error
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):  # a disk that is gone: the error that led here says more
+        path.unlink(missing_ok=True)
 
 
 def _sync(file):
