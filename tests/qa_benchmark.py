@@ -33,6 +33,14 @@ OFDM = "cp-ofdm:qpsk,fft=64,cp=16,active=56"
 KEYS = {"method", "soi", "interference", "protocol", "sir_db", "snr_db", "windows", "bits", "bit_errors", "ber",
         "ber_ci95", "mse_db", "seconds_per_window", "steps", "device", "seed", "soi_signal", "interference_signal",
         "soi_timing", "omega", "steps_limit", "mse_db_ci95", "diverged"}
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results.py"
+
+
+def documented():
+    """docs/results.py."""
+    results = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("results", RESULTS))
+    spec.loader.exec_module(results)
+    return results
 
 
 class Runs:
@@ -418,12 +426,25 @@ class Benchmark(Runs, unittest.TestCase):
         self.assertEqual(case["title"], "OFDM (BPSK)")
 
     def test_tables_of_the_documentation_are_those_of_its_rows(self):
-        path = Path(__file__).resolve().parents[1] / "docs" / "results.py"
-        results = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("results", path))
-        spec.loader.exec_module(results)
-        text = path.with_suffix(".md").read_text(encoding="utf-8")
+        results = documented()
+        text = RESULTS.with_suffix(".md").read_text(encoding="utf-8")
         self.assertEqual(results.filled(text), text, "run docs/results.py")
         self.assertGreater(text.count("<!-- end -->"), 10)
+        self.assertIn("<!-- standing -->\n| |", text)
+
+    def test_standing_counts_points_ahead_level_and_behind(self):
+        results = documented()
+
+        def row(method, sir_db, low, ber, high, steps=None):
+            return {"method": method, "sir_db": sir_db, "ber": ber, "ber_ci95": [low, high], "steps_limit": steps}
+        others = [row("guided-dps", sir, .2, .3, .4) for sir in (-9, -6, -3, 0)]
+        others += [row("lmmse", sir, .4, .5, .6) for sir in (-9, -6, -3, 0)]
+        own = [row("alpha-rgs", -9, .1, .15, .19, 7), row("alpha-rgs", -6, .1, .29, .5, 7),
+               row("alpha-rgs", -3, .2, .3, .4, 7), row("alpha-rgs", 0, .41, .5, .6, 7),
+               row("alpha-rgs", 0, 0, 0, .01, 9)]  # of another number of steps
+        found = [*own, *others, row("lmmse-cyclic", -9, 0, 0, .1)]  # which is nobody's baseline
+        self.assertEqual(results.told_standing(own, found, 7),
+                         "7 steps: 2 ahead (1 clearly), 1 level, 1 behind (1 clearly)")
 
     def test_series_are_named_by_what_tells_them_apart(self):
         row = {"method": "pnp-dr", "sir_db": -3, "steps_limit": 5, "soi": "rrc:qpsk"}
