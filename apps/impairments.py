@@ -276,6 +276,10 @@ def main(argv=None):
         kept = f"finished rows are kept in {args.json}" if args.json else "without --json nothing is kept"
         print(f"{NAME}: cancelled; {kept}", file=sys.stderr)
         return 3
+    except OSError as error:
+        print(f"{NAME}: --json {args.json} cannot be written: {error.strerror or error}; rows saved before are kept",
+              file=sys.stderr)
+        return 2
     print(tables(result))
     return 1 if any(row.get("failure", "").startswith("crashed") for row in result) else 0
 

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import scipy.ndimage
 import scipy.signal
-from gnuradio.unmix import captures, demodulation, signals, simulation
+from gnuradio.unmix import captures, demodulation, recording, signals, simulation
 from gnuradio.unmix.priors import constellation as cons
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
@@ -349,6 +349,27 @@ class Table(Case):
         self.assertEqual(json.loads(file.read_text()), rows)
         table = impairments.tables([rows[0], rows[1] | {"bits": None}])  # a receiver that wrote none
         self.assertIn(f"| no impairment | – | {rows[1]['wave']['ci95'][0]:.1e}", table)
+
+    def test_an_interrupt_or_a_full_disk_ends_it_and_keeps_the_rows(self):
+        file = self.folder / "rows.json"
+        arguments = (*self.OPTIONS, "--cases", "known,none", "--json", file)
+        write = recording.Outputs.write
+
+        def interrupted(outputs, sources, bits):
+            if file.exists():  # in the second row
+                raise KeyboardInterrupt
+            write(outputs, sources, bits)
+        with mock.patch.object(recording.Outputs, "write", interrupted):
+            code, _, err = run(impairments.main, *arguments)
+        self.assertEqual((code, err.count("\n")), (3, 1), err)
+        self.assertIn("cancelled; finished rows are kept", err)
+        saved = file.read_text()
+        self.assertEqual([row["case"] for row in json.loads(saved)], ["known"])
+        with mock.patch.object(impairments, "save", side_effect=OSError(28, "No space left")):
+            code, _, err = run(impairments.main, *arguments)
+        self.assertEqual((code, err.count("\n")), (2, 1), err)
+        self.assertIn("rows.json cannot be written: No space left; rows saved before are kept", err)
+        self.assertEqual(file.read_text(), saved)
 
     def test_bits_are_turned_and_shifted_to_where_they_fit(self):
         rng = np.random.default_rng(4)

@@ -24,8 +24,8 @@ class RecordingError(ValueError):
     """Something that cannot be used, read or written; the message is one sentence, which says what is kept, if any."""
 
 
-class Cancelled(Exception):
-    """Cancelled before the end; the message says what is kept, if anything."""
+class Cancelled(KeyboardInterrupt):
+    """Cancelled before the end; the message says what is kept, if anything. Like Ctrl-C itself it is no Exception."""
 
 
 @dataclass(frozen=True)
