@@ -46,6 +46,7 @@ from benchmark_signals import (
 from benchmark_tables import refusals, summary, table
 from gnuradio.unmix import priors, separators, signals, stream
 from gnuradio.unmix.estimators import Levels
+from gnuradio.unmix.memory import out_of_memory
 from gnuradio.unmix.priors import constellation as cons
 from gnuradio.unmix.separators.methods import split_method
 from gnuradio.unmix.settings import choose_device
@@ -116,13 +117,18 @@ def stream_length(args):
     return args.windows // args.streams * hop(args, args.signals[0].sps)
 
 
+def batch_of(args):
+    """Windows of a stream worked on at a time, which decides its rows: trackers learn batch by batch; else None."""
+    return min(args.batch, args.windows // args.streams) if args.protocol == "stream" else None
+
+
 def key_of(job, args, device):
     """All that decides a row's numbers: rows that have the same are not measured again."""
     soi, interference = args.signals
     return {"method": job.method, "soi": args.soi, "interference": args.interference, "protocol": args.protocol,
             "streams": args.streams, "sir_db": job.sir_db, "snr_db": finite_or_text(job.snr_db),
             "steps_limit": job.steps, "omega": job.omega, "asked_windows": args.windows, "window": args.window,
-            "batch": args.batch if args.protocol == "stream" else None,  # levels and trackers learn batch by batch
+            "batch": batch_of(args),
             "seed": args.seed, "device": device, "soi_signal": soi.name,
             "interference_signal": interference.name if interference else None, "soi_timing": args.soi_timing,
             "mixtures": args.mixtures, "files": args.fingerprints[job.method]}
@@ -177,8 +183,17 @@ def warm_up(jobs, args, device):
         try:
             (run_isolated if isolated else run_stream)(short, noise, args, device, quiet)
             warm.add(job.method)
-        except (separators.MethodError, priors.PriorError):
-            pass  # where it refuses the job too, measure_all() says so; the next job may suit it
+        except Exception as error:
+            refusal(error)  # where it refuses the job too, measure_all() says so; the next job may suit it
+
+
+def refusal(error):
+    """Why a method refuses a job, in a sentence. Raises the error again where it is a defect."""
+    if isinstance(error, (separators.MethodError, priors.PriorError)):
+        return str(error)
+    if out_of_memory(error):
+        return "memory ran out; a smaller --batch needs less"
+    raise error
 
 
 def soi_prior(args):
@@ -246,8 +261,8 @@ def measure_all(args, device, jobs):
                 made, point = draw(job, args, args.given), (job.sir_db, job.snr_db)
             try:
                 found[job] = measure(job, made, args, device, progress)
-            except (separators.MethodError, priors.PriorError) as error:  # other errors are defects
-                sentence = f"the method {job.method} refuses: {error}"
+            except Exception as error:
+                sentence = f"the method {job.method} refuses: {refusal(error)}"
                 if sentence not in refused.values():
                     tqdm.write(f"benchmark.py: {sentence}", file=sys.stderr)
                 refused[job] = sentence

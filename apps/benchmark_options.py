@@ -55,8 +55,8 @@ def arguments(argv: Optional[Sequence[str]], description: str) -> argparse.Names
                         help="omega / kappa^2, the weight of the interference's term, for methods that take one; each "
                              "factor gives rows of its own (default: the method's)")
     parser.add_argument("--batch", type=int, default=DEFAULT_BATCH,
-                        help="windows worked on at a time; in streams, where trackers learn batch by batch, another "
-                             "batch gives other rows (default %(default)s)")
+                        help="windows worked on at a time; in streams that are longer, where trackers learn batch by "
+                             "batch, another batch gives other rows (default %(default)s)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE",

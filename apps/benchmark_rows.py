@@ -18,7 +18,7 @@ from gnuradio.unmix.priors.spec import SHIPPED
 from gnuradio.unmix.separators.unet import SHIPPED as SHIPPED_NETWORKS
 from row_files import read_rows
 
-#: Batch of stream rows that do not say theirs.
+#: Batch, also of stream rows that do not say theirs.
 DEFAULT_BATCH = 64
 
 
@@ -132,8 +132,8 @@ def load_rows(path: Optional[str]) -> list[dict]:
         row.setdefault("soi_timing", "known")
         row.setdefault("streams", 1)
         row.setdefault("omega", None)
-        # every stream was made with the default then, in isolated windows batches decide nothing
-        row.setdefault("batch", DEFAULT_BATCH if row.get("protocol") == "stream" else None)
+        if row.setdefault("batch") is None and row.get("protocol") == "stream":  # taken to be the default's
+            row["batch"] = min(DEFAULT_BATCH, row.get("asked_windows", DEFAULT_BATCH) // row["streams"])
     return rows
 
 

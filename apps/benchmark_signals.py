@@ -236,8 +236,6 @@ def load_mixtures(path, soi_shape):
             arrays[name] = arrays[name].astype(np.complex64)
         if not np.all(np.abs(arrays[name]) <= LARGEST):
             raise ValueError(f"{name} in {path} must be finite, at most {LARGEST:g} in magnitude")
-    if "soi" in arrays and not np.all(np.mean(np.abs(arrays["soi"]) ** 2, axis=1, dtype=float) > 0):
-        raise ValueError(f"soi in {path} must have some power in every window; at least one is silent")
     if "bits" in arrays and not np.isin(arrays["bits"], (0, 1)).all():
         raise ValueError(f"bits in {path} must all be 0 or 1")
     columns = [arrays.get(name) for name in ("mixture", "soi", "bits")]
@@ -245,6 +243,8 @@ def load_mixtures(path, soi_shape):
     for level in np.unique(sir):
         of_level = sir == level
         groups[float(level)] = tuple(None if a is None else a[of_level] for a in columns)
+        if "soi" in arrays and np.any(of_level) and not arrays["soi"][of_level].any():
+            raise ValueError(f"soi in {path} must have some power at every sir_db; at {level:g} dB it is silent")
     return groups
 
 

@@ -224,6 +224,8 @@ def tell(outcome, args):
 
 def drop_output():
     """Have Python not complain again, at its end, of what standard output did not take."""
+    if sys.stdout is None:  # closed from the beginning
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -427,7 +427,7 @@ class BestOf(unittest.TestCase):
         np.testing.assert_array_equal(untouched.outcomes, int(Outcome.UNTOUCHED))
 
     def test_refusals(self):
-        with self.assertRaisesRegex(ValueError, "at least 1 run"):
+        with self.assertRaisesRegex(ValueError, "restarts=0 is impossible"):
             best_of(self.problem(), basis, 0)
         with self.assertRaisesRegex(ValueError, "at least 1 step"):
             best_of(self.problem(), basis, 2, steps=0)

@@ -139,6 +139,16 @@ class Benchmark(Runs, unittest.TestCase):
               self.assertRaisesRegex(ValueError, "a defect")):
             self.run_main("--windows", 2, "--sir-db", -6, "--methods", "lmmse,matched-filter")
 
+    def test_a_method_that_lacks_memory_is_left_out(self):
+        def large(problem):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+        with mock.patch.dict(benchmark.separators.METHODS, {"lmmse": large}):
+            code, out, err = self.run_main("--windows", 2, "--sir-db", -6, "--methods", "lmmse,matched-filter")
+        self.assertEqual(code, 0)
+        self.assertIn("the method lmmse refuses: memory ran out; a smaller --batch needs less", err)
+        self.assertIn("| matched-filter |", out)
+
     def test_every_method_is_warmed_up_once_outside_its_time(self):
         with mock.patch.object(benchmark.separators, "separate", wraps=benchmark.separators.separate) as separate:
             self.rows("--methods", "pnp-dr,alpha-rgs,matched-filter", "--steps", 9, "--windows", 5, "--sir-db", -9, -6)
@@ -201,9 +211,10 @@ class Benchmark(Runs, unittest.TestCase):
 
     def test_a_stream_s_batch_is_part_of_its_row(self):
         common = ("--sir-db", -24, "--windows", 8, "--protocol", "stream")
-        self.assertEqual([r["batch"] for r in self.rows(*common)], [64])
+        self.assertEqual([r["batch"] for r in self.rows(*common)], [8])  # as many as there are
+        self.assertEqual(len(self.rows(*common, "--batch", 9)), 1)
         rows = self.rows(*common, "--batch", 2)
-        self.assertEqual([r["batch"] for r in rows], [64, 2])
+        self.assertEqual([r["batch"] for r in rows], [8, 2])
         for row in rows:  # of the time when every batch was the default
             del row["batch"]
         self.json.write_text(json.dumps(rows[:1]))

@@ -52,7 +52,7 @@ class Names(unittest.TestCase):
         named = set()
         for file in sorted((ROOT / "docs" / "results").glob("*.json")):
             named |= set(re.findall(r'"method": "([^"]*:[^"]*)"', file.read_text()))
-        self.assertIn("guided-dps:strength=3", named)
+        self.assertIn("pnp-dr:start=lmmse-cyclic", named)
         for name in named:
             self.assertEqual(resolve_method(name), name)
 

@@ -5,6 +5,7 @@ So it does where something breaks on the way, but for what the sentence says is 
 """
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -247,11 +248,17 @@ class Failures(Case):
             with self.subTest(error), self.fail(recording.Recording, "_draw", error):
                 found, _, err = self.run_app(*QUICK, "--quiet", "--plots")
                 self.assertEqual((found, err.count("\n")), (code, 1), err)
-                self.assertIn(f"{words}the separated signals and their report are whole, the pictures are not\n", err)
+                self.assertIn(f"{words}the separated signals and their report are whole, pictures may be missing\n",
+                              err)
                 self.assertTrue(json.loads(Path("mix_unmix/mix_report.json").read_text())["complete"])
                 self.assertEqual(len(self.read("mix_unmix/mix_soi")), len(self.mixture))
 
     def test_a_copy_of_the_report_that_cannot_be_written(self):
+        with self.fail(app, "write_text", FULL), mock.patch.object(sys, "stdout", None):  # as behind >&-
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                self.assertEqual(app.main([*QUICK, "--json", "copy.json", "--quiet"]), 2)
+            self.assertIn("copy.json cannot be written: No space left; all files in mix_unmix", err.getvalue())
         with self.fail(app, "write_text", FULL):
             code, out, err = self.run_app(*QUICK, "--json", "copy.json")
         self.assertEqual(code, 2)

@@ -296,8 +296,10 @@ class Recording:
         if outputs is None:
             return ""
         if outputs.complete:
+            missing = [what for what, asked in (("pictures", self.settings.plots),
+                                                ("the report's copy", self.settings.report_copy)) if asked]
             return "; the separated signals and their report are whole" + (
-                ", the pictures are not" if self.settings.plots else "")
+                f", {' and '.join(missing)} may be missing" if missing else "")
         count = outputs.kept or (outputs.length if outputs.named else 0)
         if not count:
             return f"; {how}, from its beginning" if self._state.outputs is not None else ""

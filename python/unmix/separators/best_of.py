@@ -8,6 +8,9 @@ import numpy as np
 
 from .common import MethodError, Outcome, Problem, Separation
 
+#: The largest number of runs.
+MOST_RESTARTS = 10**6
+
 #: Gives each window a number, [W]: the smaller, the better the result.
 Score = Callable[[Problem, Separation], np.ndarray]
 
@@ -25,16 +28,16 @@ def median_disagreement(problem: Problem, result: Separation) -> np.ndarray:
 
 def best_of(problem: Problem, method: Callable[..., Separation], n: int, steps: Optional[int] = None,
             score: Score = median_disagreement) -> Separation:
-    """Run method(problem, steps=steps) n >= 1 times with different seeds; keep each window's result of least score.
+    """Run method(problem, steps=steps) n times with different seeds; keep each window's result of least score.
 
-    The first run has the problem's own seed. The paper compares its samples by their prior probability; these priors
-    give posterior means, no densities, so the default is how well the denoised sources explain the mixture. score: for
-    other criteria, such as a likelihood where one is known. calls: the sum over all runs. A window is cancelled when
-    not all of its runs were completed, and has the best result so far. Raises MethodError for n < 1 and what the method
-    raises.
+    n: 1 .. MOST_RESTARTS. The first run has the problem's own seed. The paper compares its samples by their prior
+    probability; these priors give posterior means, no densities, so the default is how well the denoised sources
+    explain the mixture. score: for other criteria, such as a likelihood where one is known. calls: the sum over all
+    runs. A window is cancelled when not all of its runs were completed, and has the best result so far. Raises
+    MethodError for other n, and what the method raises.
     """
-    if n < 1:
-        raise MethodError(f"best-of needs at least 1 run, not {n}")
+    if not 1 <= n <= MOST_RESTARTS:
+        raise MethodError(f"restarts={n} is impossible; allowed is 1 to {MOST_RESTARTS}")
     best, least, calls, complete = None, None, 0, 0
     for i in range(n):
         progress = None

@@ -11,7 +11,7 @@ from ..wording import one_line
 from .alpha_rgs import alpha_rgs
 from .basis import basis, basis_alpha, basis_hard
 from .best_of import best_of
-from .common import MethodError, Problem, Separation
+from .common import Problem, Separation
 from .guided import guided_analytical, guided_dps, guided_dsg, guided_hybrid
 from .lmmse import lmmse, lmmse_cyclic
 from .matched_filter import matched_filter
@@ -43,9 +43,6 @@ METHODS = {
 RANDOM = ("alpha-rgs", "basis", "basis-alpha", "basis-hard", "guided-analytical", "guided-dps", "guided-dsg",
           "guided-hybrid", "reverse-diffusion")
 
-#: The largest number of restarts.
-MOST_RESTARTS = 10**6
-
 
 def resolve_method(text: str) -> str:
     """The method for a text or "auto", with its options. Raises ValueError for an unknown method or option."""
@@ -66,8 +63,6 @@ def separate(problem: Problem, method: str = "auto", steps: Optional[int] = None
     """
     name, options = split_method(method)
     restarts = options.pop("restarts", 1)
-    if not 1 <= restarts <= MOST_RESTARTS:
-        raise MethodError(f"restarts={restarts} is impossible; allowed is 1 to {MOST_RESTARTS}")
     if takes_steps(name):
         options["steps"] = steps
     elif steps is not None:
