@@ -128,9 +128,9 @@ class Runs(unittest.TestCase):
 
     def test_refusals(self):
         problem, _ = self.problem()
-        for options, words in (({"steps": 0}, "at least 1 step"), ({"steps": 2**32}, "at least 1 step"),
-                               ({"start": 1.0}, "variances"), ({"end": 0.0}, "variances"), ({"end": 0.1}, "variances"),
-                               ({"start": np.nan}, "variances")):
+        for options, words in (({"steps": 0}, "steps, not 0"), ({"steps": 2**32}, "1 to 1000000 steps"),
+                               ({"start": 1.0}, "start=1.0, "), ({"end": 0.0}, "end=0.0 is"), ({"end": 0.1}, "end=0.1"),
+                               ({"start": np.nan}, "start=nan")):
             with self.assertRaisesRegex(ValueError, words):
                 reverse_diffusion(problem, **options)
         three = Problem(problem.mixture, [wrap(Gaussian(np.ones(8)))] * 3, [1, 1, 1])
