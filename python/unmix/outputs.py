@@ -15,6 +15,7 @@ import numpy as np
 from . import resume
 from .captures import CaptureError, SigMFWriter
 from .captures.formats import SUFFIXES
+from .captures.sigmf_writer import remove, take_back
 from .priors.spec import SHIPPED
 
 _SUFFIXES = {"sigmf-meta", "sigmf-data", *SUFFIXES, "wav", "raw", "bin", "dat"}
@@ -75,11 +76,6 @@ def _may_be_written(copy: Path) -> bool:
         return os.access(copy, os.W_OK)
     folder = Path(os.path.realpath(copy)).parent
     return folder.is_dir() and os.access(folder, os.W_OK) and (copy.is_file() or not copy.exists())
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a disk that is gone: the error that led here says more
-        path.unlink(missing_ok=True)
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -334,13 +330,13 @@ class Outputs:
             self._let_go()
             if self._untidy:
                 self._remove_strays()
-                _remove(self.state_path)
+                remove(self.state_path)
                 self._untidy = False
         elif self.kept or self._continued:
             for writer in self.writers:
                 writer.leave()
             self._close_bits()
-            self._take_back(self._report_part, self.report_path)
+            take_back(self._report_part, self.report_path, self._naming)
             self._naming = False
         else:
             self.discard()
@@ -355,25 +351,16 @@ class Outputs:
             return
         self._look()
         if self._saved:  # goes first: it must not speak of files that are gone
-            _remove(self.state_path)
+            remove(self.state_path)
             self._saved, self._kept = False, 0
         for writer in self.writers:
             writer.abort(named=True)
         if self._bits is not None:
             self._close_bits()
-            self._take_back(self._bits_part, self.bits_path)
-        self._take_back(self._report_part, self.report_path)
+            take_back(self._bits_part, self.bits_path, self._naming)
+        take_back(self._report_part, self.report_path, self._naming)
         self._naming = False
         for folder in self._made:
             with contextlib.suppress(OSError):  # something else lives there by now
                 folder.rmdir()
         self._made = []
-
-    def _take_back(self, part: Optional[Path], final: Path) -> None:
-        """Remove a file of this run, whichever name it has, if there is one."""
-        if part is None:
-            return
-        # What is under the final name is an earlier run's as long as the temporary file is there.
-        if self._naming and not part.exists():
-            _remove(final)
-        _remove(part)

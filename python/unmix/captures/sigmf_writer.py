@@ -138,7 +138,7 @@ class SigMFWriter:
         if self._file is None:
             return
         self._shut()
-        self._take_back(self._meta_part, self.meta_path)
+        take_back(self._meta_part, self.meta_path, self._naming)
 
     def write(self, samples):
         """Append samples.
@@ -259,22 +259,15 @@ class SigMFWriter:
         if self._file is None:
             return
         self._shut()
-        self._take_back(self._meta_part, self.meta_path)
+        take_back(self._meta_part, self.meta_path, self._naming)
         if named:
-            self._take_back(self._data_part, self.data_path)
-        _remove(self._data_part)
+            take_back(self._data_part, self.data_path, self._naming)
+        remove(self._data_part)
 
     def _shut(self):
         with contextlib.suppress(OSError):  # flushing the last block to a full disk
             self._file.close()
         self._file = None
-
-    def _take_back(self, part, final):
-        """Remove a file of this writer's, whichever name it has."""
-        # What is under the final name is an earlier recording's as long as the temporary file is there.
-        if self._naming and not part.exists():
-            _remove(final)
-        _remove(part)
 
     def _drop_half_written(self):
         # Ctrl-C may come while write is at work, when file, hash and length do not agree
@@ -354,9 +347,20 @@ def _plain(value):
         raise CaptureError(f"The metadata {value!r} cannot be written as JSON: {error}.") from error
 
 
-def _remove(path):
+def remove(path):
+    """Remove a file, if it is there and that is possible."""
     with contextlib.suppress(OSError):  # a disk that is gone: the error that led here says more
         path.unlink(missing_ok=True)
+
+
+def take_back(part, final, naming):
+    """Remove a file that was written as `part` (None: it was not), which may have its final name where `naming`."""
+    if part is None:
+        return
+    # What is under the final name is an earlier file as long as the temporary one is there.
+    if naming and not part.exists():
+        remove(final)
+    remove(part)
 
 
 def _sync(file):
